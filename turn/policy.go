@@ -363,7 +363,7 @@ func (p *Policy) judge(a netip.Addr) Verdict {
 	for _, inner := range c.inner[:c.count] {
 		innerEntry, innerAllow, innerListed := p.lists.lookup(inner)
 		if v := p.judgeOne(inner, innerEntry, innerListed, innerAllow, true); !v.Allowed {
-			return refused(v.Rule | ruleEmbedded)
+			return refused(v.Rule.embedded())
 		}
 	}
 	return p.judgeOne(c.addr, entry, listed, allow, false)

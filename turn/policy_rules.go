@@ -65,8 +65,8 @@ func ParseHairpin(s string) (Hairpin, error) {
 	return HairpinUnknown, fmt.Errorf("turn.hairpin: %q is not a choice: write all, same-prefix or off", s)
 }
 
-// Rule says why a [Policy] judged as it did. Its String is the metric label and the log's rule field; there are
-// less than 64 of them ([Rules]), so it may be both.
+// Rule says why a [Policy] judged as it did. Its String is the metric label and the log's rule field; the
+// upper half of the values, up to [RuleCount], are the same rules for an IPv4 address inside the IPv6 address judged.
 type Rule uint8
 
 const (
@@ -107,8 +107,8 @@ const (
 	ruleCount
 )
 
-// ruleEmbedded marks a rule as that of the IPv4 address inside an IPv6 address.
-const ruleEmbedded Rule = 0x80
+// RuleCount is above every Rule, so that an array of that length may be indexed by one.
+const RuleCount = 2 * int(ruleCount)
 
 var ruleNames = [ruleCount]string{
 	RuleUnknown:         "unknown",
@@ -149,33 +149,28 @@ var embeddedRuleNames = func() (names [ruleCount]string) {
 // String returns the rule's name: "loopback", or "embedded-ipv4:loopback" when it is the rule of an IPv4 address
 // inside the IPv6 address judged.
 func (r Rule) String() string {
-	base := r.Base()
-	if base >= ruleCount {
-		return ruleNames[RuleUnknown]
+	switch {
+	case r < ruleCount:
+		return ruleNames[r]
+	case int(r) < RuleCount:
+		return embeddedRuleNames[r-ruleCount]
 	}
-	if r.Embedded() {
-		return embeddedRuleNames[base]
-	}
-	return ruleNames[base]
+	return ruleNames[RuleUnknown]
 }
 
 // Embedded reports whether the rule is that of an IPv4 address inside the IPv6 address judged.
-func (r Rule) Embedded() bool { return r&ruleEmbedded != 0 }
+func (r Rule) Embedded() bool { return r >= ruleCount }
 
-// Base returns the rule without the mark that [Rule.Embedded] reports.
-func (r Rule) Base() Rule { return r &^ ruleEmbedded }
-
-// Rules returns every rule that a judgement can name, in a fixed order, for the registration of metrics.
-func Rules() []Rule {
-	rules := make([]Rule, 0, 2*ruleCount)
-	for r := RuleDefault; r < ruleCount; r++ {
-		rules = append(rules, r)
+// Base returns the rule that an address has when it stands alone.
+func (r Rule) Base() Rule {
+	if r.Embedded() {
+		return r - ruleCount
 	}
-	for r := RuleUnspecified; r <= RuleDeniedByConfig; r++ { // what judging one address can refuse
-		rules = append(rules, r|ruleEmbedded)
-	}
-	return rules
+	return r
 }
+
+// embedded returns the rule for an address that stands inside another.
+func (r Rule) embedded() Rule { return r.Base() + ruleCount }
 
 // Verdict is a judgement and the rule that it rests on. The zero Verdict refuses.
 type Verdict struct {
