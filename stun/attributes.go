@@ -3,6 +3,7 @@ package stun
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 )
 
 // Attributes of STUN, of TURN (draft-08 and RFC 8656 share the numbers) and of RFC 5780. Where draft-08 has another
@@ -64,25 +65,33 @@ const (
 	familyIPv6 = 0x02
 )
 
-// XORAddress decodes the value of an XOR-ed address attribute of this message (§14.2): family, port and address XOR-ed with the
-// cookie and, for IPv6, the transaction ID. The first byte of the value is ignored. An IPv4-mapped IPv6 address is
-// returned as it stands: what it means is for the caller's policy to say.
+// XORAddress decodes the value of an XOR-ed address attribute of this message (§14.2). It reports false unless the family is
+// known and the length is the family's. An IPv4-mapped IPv6 address is returned as it stands: what it means is for the
+// caller's policy to say.
 func (m Message) XORAddress(value []byte) (netip.AddrPort, bool) {
-	if len(value) < 8 {
+	return decodeAddress(value, (*[16]byte)(m.raw[4:HeaderSize])) // §14.2: cookie and transaction ID, as they stand in the header
+}
+
+// Address decodes the value of an address attribute that is not XOR-ed (§14.1), otherwise as XORAddress does.
+func Address(value []byte) (netip.AddrPort, bool) { return decodeAddress(value, &[16]byte{}) }
+
+// decodeAddress reads figure 5 or 6; the first byte is ignored by §14.1.
+func decodeAddress(value []byte, key *[16]byte) (netip.AddrPort, bool) {
+	if len(value) < 4 {
 		return netip.AddrPort{}, false
 	}
-	port := binary.BigEndian.Uint16(value[2:]) ^ MagicCookie>>16
-	switch {
-	case value[1] == familyIPv4 && len(value) == 8:
-		var a [4]byte
+	port := binary.BigEndian.Uint16(value[2:]) ^ binary.BigEndian.Uint16(key[:])
+	switch family, addr := value[1], value[4:]; {
+	case family == familyIPv4 && len(addr) == 4:
+		a := [4]byte(addr)
 		for i := range a {
-			a[i] = value[4+i] ^ m.raw[4+i]
+			a[i] ^= key[i]
 		}
 		return netip.AddrPortFrom(netip.AddrFrom4(a), port), true
-	case value[1] == familyIPv6 && len(value) == 20:
-		var a [16]byte
+	case family == familyIPv6 && len(addr) == 16:
+		a := [16]byte(addr)
 		for i := range a {
-			a[i] = value[4+i] ^ m.raw[4+i]
+			a[i] ^= key[i]
 		}
 		return netip.AddrPortFrom(netip.AddrFrom16(a), port), true
 	}
@@ -98,21 +107,6 @@ func (m Message) GetXORAddress(t AttrType) (netip.AddrPort, bool) {
 	return m.XORAddress(v)
 }
 
-// Address decodes the value of an address attribute that is not XOR-ed (§14.1).
-func Address(value []byte) (netip.AddrPort, bool) {
-	if len(value) < 8 {
-		return netip.AddrPort{}, false
-	}
-	port := binary.BigEndian.Uint16(value[2:])
-	switch {
-	case value[1] == familyIPv4 && len(value) == 8:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(value[4:8])), port), true
-	case value[1] == familyIPv6 && len(value) == 20:
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(value[4:20])), port), true
-	}
-	return netip.AddrPort{}, false
-}
-
 // Uint32 finds an attribute of exactly four bytes. It reports false when it is missing or has another length.
 func (m Message) Uint32(t AttrType) (uint32, bool) {
 	v, ok := m.Get(t)
@@ -122,7 +116,8 @@ func (m Message) Uint32(t AttrType) (uint32, bool) {
 	return binary.BigEndian.Uint32(v), true
 }
 
-// ErrorCode returns the code (300 to 699) and the reason phrase, which aliases the message, of an error response (§14.8).
+// ErrorCode returns the code (300 to 699) and the reason phrase of an error response (§14.8). The phrase aliases the message and
+// is the peer's text of any length and any bytes.
 func (m Message) ErrorCode() (code int, reason []byte, ok bool) {
 	v, ok := m.Get(AttrErrorCode)
 	if !ok || len(v) < 4 || v[2]&7 < 3 || v[2]&7 > 6 || v[3] > 99 {
@@ -132,22 +127,13 @@ func (m Message) ErrorCode() (code int, reason []byte, ok bool) {
 }
 
 // UnknownRequired appends to dst the types of the comprehension-required attributes that known refuses, each once
-// and at most cap(dst) of them, so that a caller with an array on its stack allocates nothing.
+// and no more than fit in cap(dst), so that a caller with an array on its stack allocates nothing. With no room in dst the
+// answer is empty whatever the message holds. Attributes that do not count (see Get) are not looked at.
 func (m Message) UnknownRequired(dst []AttrType, known func(AttrType) bool) []AttrType {
-next:
-	for it := m.Attrs(); it.Next(); {
-		if !it.Type.Required() || known(it.Type) {
-			continue
+	for it := m.Attrs(); len(dst) < cap(dst) && it.Next(); {
+		if it.Type.Required() && !known(it.Type) && !slices.Contains(dst, it.Type) {
+			dst = append(dst, it.Type)
 		}
-		for _, t := range dst {
-			if t == it.Type {
-				continue next
-			}
-		}
-		if len(dst) == cap(dst) {
-			break
-		}
-		dst = append(dst, it.Type)
 	}
 	return dst
 }

@@ -7,18 +7,20 @@ import (
 )
 
 // Builder appends one message to a buffer of the caller. The length field is right after every call, so that Bytes
-// may be taken at any time. It allocates only when the buffer is too small.
+// may be taken at any time. It allocates only when the buffer is too small, and is not safe for concurrent use.
+//
+// What does not fit into a message is our mistake and not a peer's, and panics: who copies a value of unknown size asks Fits first.
 type Builder struct {
 	buf   []byte
 	start int
 }
 
-// Begin appends a header to out and returns the builder of that message.
+// Begin appends a header (§5) to out and returns the builder of that message.
 func Begin(out []byte, t Type, id TransactionID) Builder {
 	b := Builder{buf: out, start: len(out)}
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(t))
-	b.buf = binary.BigEndian.AppendUint32(b.buf, MagicCookie&0xFFFF0000>>16) // length 0, and the upper half of the cookie
-	b.buf = binary.BigEndian.AppendUint16(b.buf, MagicCookie&0xFFFF)
+	b.buf = append(b.buf, 0, 0) // the length, see done
+	b.buf = binary.BigEndian.AppendUint32(b.buf, MagicCookie)
 	b.buf = append(b.buf, id[:]...)
 	return b
 }
@@ -29,15 +31,19 @@ func (b *Builder) Bytes() []byte { return b.buf }
 // Len is the size of the message so far in bytes, header included.
 func (b *Builder) Len() int { return len(b.buf) - b.start }
 
-// room appends an attribute header and reports where its value begins. A message over 64 KiB is our mistake.
+// Fits reports whether an attribute with a value of size bytes can still be appended: the length field of §5 ends at 65535.
+func (b *Builder) Fits(size int) bool { return pad4(size) <= maxBody-4-(b.Len()-HeaderSize) }
+
+// room appends an attribute header; its value comes next.
 func (b *Builder) room(t AttrType, size int) {
-	if b.Len()+4+pad4(size)-HeaderSize > maxBody {
+	if !b.Fits(size) {
 		panic("BUG: stun: a message of more than 65535 bytes")
 	}
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(t))
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(size))
 }
 
+// done pads the value and brings the length field up to date.
 func (b *Builder) done() {
 	for len(b.buf)&3 != b.start&3 {
 		b.buf = append(b.buf, 0)
@@ -81,6 +87,9 @@ func (b *Builder) Address(t AttrType, a netip.AddrPort) { b.address(t, a) }
 
 func (b *Builder) address(t AttrType, a netip.AddrPort) (at int) {
 	addr := a.Addr().Unmap()
+	if !addr.IsValid() {
+		panic("BUG: stun: an address attribute without an address")
+	}
 	if addr.Is4() {
 		b.room(t, 8)
 		at = len(b.buf)
@@ -98,16 +107,18 @@ func (b *Builder) address(t AttrType, a netip.AddrPort) (at int) {
 	return at
 }
 
-// ErrorCode appends ERROR-CODE (§14.8). The reasons of this package have lengths that are multiples of 4, so that a
-// parser which mishandles padding survives them.
+// ErrorCode appends ERROR-CODE (§14.8): a code from 300 to 699 and a reason of fewer than 128 characters, as from Reason.
 func (b *Builder) ErrorCode(code int, reason string) {
+	if code < 300 || code > 699 {
+		panic("BUG: stun: an error code outside 300 to 699")
+	}
 	b.room(AttrErrorCode, 4+len(reason))
 	b.buf = append(b.buf, 0, 0, byte(code/100), byte(code%100))
 	b.buf = append(b.buf, reason...)
 	b.done()
 }
 
-// UnknownAttributes appends the list of types that were not understood (§14.9).
+// UnknownAttributes appends the list of types that were not understood (§14.13).
 func (b *Builder) UnknownAttributes(types []AttrType) {
 	b.room(AttrUnknownAttributes, 2*len(types))
 	for _, t := range types {
@@ -116,19 +127,20 @@ func (b *Builder) UnknownAttributes(types []AttrType) {
 	b.done()
 }
 
-// Integrity appends MESSAGE-INTEGRITY over everything before it. Only FINGERPRINT may follow.
+// Integrity appends MESSAGE-INTEGRITY (§14.5) over everything before it. Only FINGERPRINT may follow.
 func (b *Builder) Integrity(m *Mac) {
 	sum := m.compute(b.buf[b.start:], b.Len())
 	b.Attr(AttrMessageIntegrity, sum)
 }
 
-// Fingerprint appends FINGERPRINT, the last attribute of a message.
+// Fingerprint appends FINGERPRINT (§14.7), the last attribute of a message.
 func (b *Builder) Fingerprint() {
-	binary.BigEndian.PutUint16(b.buf[b.start+2:], uint16(b.Len()-HeaderSize+8)) // §14.7: the CRC covers the final length
+	binary.BigEndian.PutUint16(b.buf[b.start+2:], uint16(b.Len()-HeaderSize+8)) // the CRC covers the final length
 	b.Uint32(AttrFingerprint, crc32.ChecksumIEEE(b.buf[b.start:])^fingerprintXOR)
 }
 
-// Reason is the reason phrase this package gives a code; each has a length that is a multiple of 4.
+// Reason is the reason phrase this package gives a code. Each has a length that is a multiple of 4, so that a parser which
+// mishandles padding survives it.
 func Reason(code int) string {
 	switch code {
 	case CodeTryAlternate:

@@ -15,7 +15,7 @@ const (
 )
 
 // LongTermKey is the key of a user (§9.2.2): MD5(username ":" realm ":" password). It holds for as long as the
-// password does, so a server computes it once.
+// password does, so a server computes it once. All three are taken as they are: OpaqueString or SASLprep is the caller's.
 func LongTermKey(username, realm, password string) []byte {
 	sum := md5.Sum([]byte(username + ":" + realm + ":" + password)) //nolint:gosec // §9.2.2
 	return sum[:]
@@ -28,7 +28,7 @@ type Mac struct {
 	len [2]byte
 }
 
-// NewMac prepares the key.
+// NewMac prepares the key: that of LongTermKey, or the bytes of the password for short-term credentials (§9.1.1).
 func NewMac(key []byte) *Mac { return &Mac{h: hmac.New(sha1.New, key)} }
 
 // compute is the HMAC over b up to at, with the length field that counts up to the end of MESSAGE-INTEGRITY (§14.5).
@@ -41,10 +41,10 @@ func (m *Mac) compute(b []byte, at int) []byte {
 	return m.h.Sum(m.sum[:0])
 }
 
-// Check reports whether the message has a MESSAGE-INTEGRITY made with this key.
+// Check reports whether the first MESSAGE-INTEGRITY of the message was made with this key, in constant time.
 func (m *Mac) Check(msg Message) bool {
 	at, ok := msg.offset(AttrMessageIntegrity)
-	if !ok || len(msg.raw)-at < 4+integritySize || binary.BigEndian.Uint16(msg.raw[at+2:]) != integritySize {
+	if !ok || binary.BigEndian.Uint16(msg.raw[at+2:]) != integritySize { // Parse has seen that the value is there
 		return false
 	}
 	return hmac.Equal(m.compute(msg.raw, at), msg.raw[at+4:at+4+integritySize])
@@ -71,10 +71,11 @@ type Fingerprint uint8
 const (
 	FingerprintAbsent  Fingerprint = iota + 1
 	FingerprintValid               // present, last, right
-	FingerprintInvalid             // present, but not last or not right
+	FingerprintInvalid             // present, but not last or not right: not a STUN message, drop it (§6.3)
 )
 
-// CheckFingerprint examines FINGERPRINT (§14.7): the last attribute, the CRC-32 of everything before it.
+// CheckFingerprint examines FINGERPRINT (§14.7): the last attribute, the CRC-32 of everything before it. A second one makes
+// the first not the last.
 func (m Message) CheckFingerprint() Fingerprint {
 	at, ok := m.offset(AttrFingerprint)
 	if !ok {

@@ -25,7 +25,7 @@ var (
 	ErrShort      = errors.New("stun: shorter than a header")
 	ErrNotSTUN    = errors.New("stun: the first two bits or the magic cookie are not STUN's")
 	ErrLength     = errors.New("stun: the length field does not match the datagram")
-	ErrAttribute  = errors.New("stun: an attribute ends after the message")
+	ErrAttribute  = errors.New("stun: an attribute or its padding ends after the message")
 	ErrAttributes = errors.New("stun: more than 128 attributes")
 )
 
@@ -92,8 +92,13 @@ func IsMessage(b []byte) bool {
 // Parse checks the framing of b, which must hold one message and nothing else, and returns a view of it.
 // It allocates nothing. Attributes are checked for their bounds only, not for their values.
 //
+// The errors are ErrShort, ErrNotSTUN, ErrLength, ErrAttribute and ErrAttributes.
+//
 // Deviation: §5 wants a length that is a multiple of 4. Some clients of draft-08's time leave the last attribute
-// unpadded; such a message is taken if that attribute ends exactly with the datagram.
+// unpadded; such a message is taken if that attribute ends exactly with the datagram. Half a padding is refused.
+//
+// Deviation: §9 excepts MESSAGE-INTEGRITY-SHA256 from the attributes that do not count after MESSAGE-INTEGRITY.
+// This package does not check it, so there it does not count either; anywhere else it is unknown and required.
 func Parse(b []byte) (Message, error) {
 	if len(b) < HeaderSize {
 		return Message{}, ErrShort
@@ -116,11 +121,11 @@ func Parse(b []byte) (Message, error) {
 		typ := AttrType(binary.BigEndian.Uint16(b[at:]))
 		size := int(binary.BigEndian.Uint16(b[at+2:]))
 		left := len(b) - at - 4
-		if size > left {
+		if size > left || size < left && left < pad4(size) {
 			return Message{}, ErrAttribute
 		}
 		at += 4 + min(pad4(size), left)
-		// §14.5: attributes after MESSAGE-INTEGRITY are not protected by it and must be ignored, FINGERPRINT apart.
+		// §9: attributes after MESSAGE-INTEGRITY are not protected by it and must be ignored, FINGERPRINT apart.
 		if typ == AttrMessageIntegrity && m.end == len(b) {
 			m.end = at
 		}
@@ -149,7 +154,7 @@ func (m Message) TransactionID() (id TransactionID) {
 }
 
 // Get returns the value of the first attribute of the type, without padding, as a part of the message. Later ones
-// of the same type do not count, nor do attributes after MESSAGE-INTEGRITY other than FINGERPRINT (§14, §14.5).
+// of the same type do not count, nor do attributes after MESSAGE-INTEGRITY other than FINGERPRINT (§14, §9).
 func (m Message) Get(want AttrType) ([]byte, bool) {
 	end := m.end
 	if want == AttrFingerprint {
@@ -169,10 +174,11 @@ func (m Message) Has(want AttrType) bool {
 	return ok
 }
 
-// Attrs walks over the attributes that count, in the order of the message.
+// Attrs walks over the attributes that count, in the order of the message. It shows every duplicate, and FINGERPRINT only
+// where no MESSAGE-INTEGRITY stands before it: CheckFingerprint is the way to look at that one.
 func (m Message) Attrs() Attrs { return Attrs{b: m.raw[HeaderSize:m.end]} }
 
-// Attrs is a cursor over attributes: call Next, then read Type and Value. Value aliases the message.
+// Attrs is a cursor over attributes: call Next, and as long as it reports true read Type and Value, which aliases the message.
 type Attrs struct {
 	Type  AttrType
 	Value []byte
