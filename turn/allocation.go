@@ -1,0 +1,389 @@
+package turn
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/stilenet/stile/stun"
+)
+
+// ErrPortTaken is what an Opener returns when another program has the port.
+var ErrPortTaken = errors.New("turn: another program has the port")
+
+// allocate handles an Allocate request (§6.2). The numbers are those of the section's checks.
+func (c *Core) allocate(src *Source, m stun.Message, r *reply) {
+	key := src.key()
+	// 3. The 5-tuple is in use, or was a moment ago: a retransmission gets the same success.
+	if i, ok := c.tuples[key]; ok {
+		a := &c.allocs[i]
+		if src.Stream == 0 && a.tx == m.TransactionID() {
+			c.allocateSuccess(r, a.relayed, a.source.Client, a.expires-c.now, a.token, a.hasToken)
+			return
+		}
+		r.fail(stun.CodeAllocationMismatch)
+		return
+	}
+	if t, ok := c.tombs[key]; ok && c.now < t.until && t.allocate == m.TransactionID() {
+		c.allocateSuccess(r, t.relayed, src.Client, t.lifetime, t.token, t.hasToken)
+		return
+	}
+	// 4. Only UDP is relayed.
+	if code := transport(m); code != 0 {
+		r.fail(code)
+		return
+	}
+	dialect, modern := DialectUnknown, false
+	// RFC 8656 §7.2: the address family; draft-08 takes the one of the server address.
+	ipv6 := src.Server.Addr().Is6()
+	explicit := false
+	if v, ok := m.Get(stun.AttrRequestedFamily); ok {
+		if len(v) != 4 {
+			r.fail(stun.CodeBadRequest)
+			return
+		}
+		if m.Has(stun.AttrReservationToken) || m.Has(stun.AttrAdditionalFamily) {
+			r.fail(stun.CodeBadRequest)
+			return
+		}
+		modern, explicit = true, true
+		switch v[0] {
+		case 1:
+			ipv6 = false
+		case 2:
+			ipv6 = true
+		default:
+			r.fail(stun.CodeFamilyNotSupported)
+			return
+		}
+	}
+	additional := m.Has(stun.AttrAdditionalFamily)
+	modern = modern || additional || m.Has(stun.AttrDontFragment)
+	// 5. The port's properties.
+	var p ports
+	if v, ok := m.Get(stun.AttrEvenPort); ok {
+		var code int
+		if p, dialect, code = parsePorts(v); code != 0 {
+			r.fail(code)
+			return
+		}
+	}
+	if m.Has(stun.AttrBandwidth) {
+		dialect = DialectLegacy
+	}
+	if modern || r.user != nil {
+		dialect = DialectModern
+	}
+	if modern && r.user == nil && !c.rules.ModernWithoutCredentials {
+		c.stats.ModernRefused++
+		r.fail(stun.CodeForbidden)
+		return
+	}
+	w := want{client: src.Client.Addr(), ipv6: ipv6, ports: p}
+	// 6. A port that an earlier Allocate reserved.
+	if v, ok := m.Get(stun.AttrReservationToken); ok {
+		if len(v) != 8 || p.even || p.reserve {
+			r.fail(stun.CodeBadRequest)
+			return
+		}
+		w.token, w.redeem = [8]byte(v), true
+	}
+	if c.draining {
+		r.fail(stun.CodeInsufficientPorts)
+		return
+	}
+	if !c.hasFamily(ipv6) {
+		if explicit {
+			r.fail(stun.CodeFamilyNotSupported)
+			return
+		}
+		w.ipv6 = !ipv6
+	}
+	// 7. The quota, and the port itself.
+	i, token, code := c.newAllocation(w, r.user != nil)
+	if code != 0 {
+		r.fail(code)
+		return
+	}
+	a := &c.allocs[i]
+	a.source, a.key = *src, key
+	a.tx, a.token, a.hasToken = m.TransactionID(), token, p.reserve
+	a.user, a.dialect = r.user, dialect
+	a.started, a.expires = c.now, c.now+lifetime(m)
+	a.clientPrefix = c.rules.Policy.ClientPrefix(src.Client.Addr())
+	c.tuples[key] = i
+	c.ledger.own(a.lease, c.cfg.Shard, i)
+	r.session = i
+	c.traceNew(a, m)
+	if r.user != nil {
+		c.confirm(i) // the credentials prove the address: the nonce went there
+	}
+	c.allocateSuccess(r, a.relayed, src.Client, a.expires-c.now, a.token, a.hasToken)
+	if additional && r.body.Len() > 0 {
+		// Deviation: RFC 8656 §7.2 would give an IPv6 address beside the IPv4 one.
+		r.body.Attr(stun.AttrAddressErrorCode, []byte{2, 0, stun.CodeInsufficientPorts / 100, stun.CodeInsufficientPorts % 100})
+	}
+}
+
+func (c *Core) hasFamily(ipv6 bool) bool {
+	for _, r := range c.cfg.Relays {
+		if r.Local.Is6() == ipv6 {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) allocateSuccess(r *reply, relayed, mapped netip.AddrPort, lifetime time.Duration, token [8]byte, hasToken bool) {
+	r.succeed()
+	r.body.XORAddress(stun.AttrXORRelayedAddress, relayed)
+	r.body.Uint32(stun.AttrLifetime, seconds(lifetime))
+	r.body.XORAddress(stun.AttrXORMappedAddress, mapped)
+	if hasToken {
+		r.body.Attr(stun.AttrReservationToken, token[:])
+	}
+}
+
+// seconds rounds up, so that a rebuilt answer does not say one second less than the first one did.
+func seconds(d time.Duration) uint32 { return uint32((d + time.Second - 1) / time.Second) }
+
+// transport checks REQUESTED-TRANSPORT (§13.7).
+//
+// Deviation: §6.2 answers 400 when it is missing, and 442 when its first byte is not 17. Clients of that time left it out, wrote
+// the number into the last byte, or wrote 0, which meant UDP until draft-05.
+func transport(m stun.Message) (code int) {
+	v, ok := m.Get(stun.AttrRequestedTransport)
+	switch {
+	case !ok:
+		return 0
+	case len(v) != 4:
+		return stun.CodeBadRequest
+	case v[0] == protocolUDP,
+		v[0] == 0 && v[1] == 0 && v[2] == 0 && (v[3] == protocolUDP || v[3] == 0):
+		return 0
+	}
+	return stun.CodeUnsupportedProtocol
+}
+
+// lifetime computes the time to expiry (§6.2, §7.2): the requested one within 600 to 3600 seconds, 600 without one.
+func lifetime(m stun.Message) time.Duration {
+	v, ok := m.Uint32(stun.AttrLifetime)
+	if !ok {
+		return DefaultLifetime
+	}
+	return min(max(time.Duration(v)*time.Second, DefaultLifetime), MaxLifetime)
+}
+
+// newAllocation finds a place and a relayed port. When the pool of unconfirmed allocations is full, the newcomer
+// takes over the place and the open port of the oldest: nothing was ever sent from it, and a flood then costs no system call.
+func (c *Core) newAllocation(w want, proven bool) (i uint32, token [8]byte, code int) {
+	full := !proven && c.stats.Unconfirmed >= c.rules.Limits.Unconfirmed
+	if full && !w.redeem && !w.ports.even && !c.allocs[c.oldest].hasToken &&
+		c.cfg.Relays[c.allocs[c.oldest].lease.Relay].Local.Is6() == w.ipv6 {
+		if !c.ledger.admits(w.client) {
+			return none, token, stun.CodeQuotaReached
+		}
+		i = c.oldest
+		lease, relayed, stream := c.allocs[i].lease, c.allocs[i].relayed, c.allocs[i].source.Stream
+		c.forget(i, EndEvicted)
+		if stream != 0 {
+			c.cfg.Opener.CloseStream(stream)
+		}
+		c.stats.Recycled++
+		c.enter(i, lease, relayed)
+		return i, token, 0
+	}
+	if full {
+		c.end(c.oldest, EndEvicted)
+	}
+	for try := 0; ; try++ {
+		lease, token, code := c.ledger.take(c.clock, w)
+		if code != 0 {
+			if code == stun.CodeInsufficientPorts && c.oldest != none && !w.redeem && try < openTries && c.ledger.admits(w.client) {
+				c.end(c.oldest, EndEvicted) // an unconfirmed one gives way before a newcomer is refused
+				try++
+				continue
+			}
+			return none, token, code
+		}
+		i = c.place()
+		relay := c.cfg.Relays[lease.Relay]
+		err := c.cfg.Opener.OpenRelay(i, netip.AddrPortFrom(relay.Local, lease.Port))
+		if err == nil {
+			c.enter(i, lease, netip.AddrPortFrom(relay.Public, lease.Port))
+			return i, token, 0
+		}
+		c.free = append(c.free, i)
+		c.stats.OpenFailed++
+		if errors.Is(err, ErrPortTaken) {
+			c.ledger.foreign(c.clock, lease)
+			if try < openTries && !w.redeem {
+				continue
+			}
+		} else {
+			c.ledger.release(c.clock, lease, w.client, false)
+			c.openFailed(err)
+		}
+		return none, token, stun.CodeInsufficientPorts
+	}
+}
+
+// openFailed reports at most one failure in ten seconds.
+func (c *Core) openFailed(err error) {
+	r := &c.refusals[0]
+	r.count++
+	if r.count > 1 && c.now < r.next {
+		return
+	}
+	c.events = append(c.events, Event{Kind: EventOpenError, At: c.clock, Err: err, Count: r.count})
+	r.count, r.next = 0, c.now+refusalEvery
+}
+
+// place takes a free entry of the slab.
+func (c *Core) place() uint32 {
+	if n := len(c.free); n > 0 {
+		i := c.free[n-1]
+		c.free = c.free[:n-1]
+		return i
+	}
+	c.allocs = append(c.allocs, allocation{})
+	return uint32(len(c.allocs) - 1)
+}
+
+// enter makes a fresh allocation of the entry, unconfirmed.
+func (c *Core) enter(i uint32, lease Lease, relayed netip.AddrPort) {
+	c.lastID += 1 << 8
+	c.allocs[i] = allocation{
+		id: c.lastID, lease: lease, relayed: relayed,
+		firstPerm: none, firstChan: none, older: c.newest, newer: none,
+	}
+	if c.newest != none {
+		c.allocs[c.newest].newer = i
+	} else {
+		c.oldest = i
+	}
+	c.newest = i
+	c.sessions[c.lastID] = i
+	c.stats.Allocations++
+	c.stats.Unconfirmed++
+	c.stats.Allocated++
+}
+
+// leavePool takes the allocation out of the list of unconfirmed ones.
+func (c *Core) leavePool(i uint32) {
+	a := &c.allocs[i]
+	if a.older != none {
+		c.allocs[a.older].newer = a.newer
+	} else {
+		c.oldest = a.newer
+	}
+	if a.newer != none {
+		c.allocs[a.newer].older = a.older
+	} else {
+		c.newest = a.older
+	}
+	a.older, a.newer = none, none
+	c.stats.Unconfirmed--
+}
+
+// confirm notes the first valid Send, Refresh or ChannelBind. It reports false, and the allocation has ended, when
+// its client has all it may have.
+func (c *Core) confirm(i uint32) bool {
+	a := &c.allocs[i]
+	if a.confirmed {
+		return true
+	}
+	if !c.ledger.confirm(c.clock, a.source.Client.Addr()) {
+		c.end(i, EndQuota)
+		return false
+	}
+	c.leavePool(i)
+	a.confirmed = true
+	c.events = append(c.events, Event{Kind: EventStarted, At: c.clock, Session: c.session(a)})
+	return true
+}
+
+// end frees everything that the allocation has.
+func (c *Core) end(i uint32, why EndReason) {
+	a := &c.allocs[i]
+	lease, client, confirmed, stream := a.lease, a.source.Client.Addr(), a.confirmed, a.source.Stream
+	c.forget(i, why)
+	c.cfg.Opener.CloseRelay(i)
+	c.ledger.release(c.clock, lease, client, confirmed)
+	c.free = append(c.free, i)
+	if stream != 0 && why != EndStream && why != EndReleased {
+		c.cfg.Opener.CloseStream(stream)
+	}
+}
+
+// forget takes the allocation out of all tables, but leaves its port open and its entry taken.
+func (c *Core) forget(i uint32, why EndReason) {
+	a := &c.allocs[i]
+	for a.firstChan != none {
+		c.dropChannel(i, a.firstChan)
+	}
+	for a.firstPerm != none {
+		c.dropPermission(i, a.firstPerm)
+	}
+	if a.confirmed {
+		c.events = append(c.events, Event{Kind: EventEnded, At: c.clock, Session: c.session(a), Reason: why})
+	} else {
+		c.leavePool(i)
+		if why == EndEvicted {
+			c.stats.Evicted++
+		}
+	}
+	delete(c.tuples, a.key)
+	delete(c.sessions, a.id)
+	c.traces.forget(a.id)
+	c.stats.Allocations--
+	c.stats.Ended[why]++
+	a.id = 0
+}
+
+// refresh handles a Refresh request (§7.2).
+func (c *Core) refresh(i uint32, a *allocation, m stun.Message, r *reply) {
+	if v, ok := m.Get(stun.AttrRequestedFamily); ok { // RFC 8656 §8.2
+		if len(v) != 4 || (v[0] != 1 && v[0] != 2) {
+			r.fail(stun.CodeBadRequest)
+			return
+		}
+		if (v[0] == 2) != a.relayed.Addr().Is6() {
+			r.fail(stun.CodePeerFamilyMismatch)
+			return
+		}
+	}
+	if v, ok := m.Uint32(stun.AttrLifetime); ok && v == 0 {
+		c.bury(a, m.TransactionID())
+		c.end(i, EndReleased)
+		r.session = none
+		r.succeed()
+		r.body.Uint32(stun.AttrLifetime, 0)
+		return
+	}
+	if !c.confirm(i) {
+		r.session = none
+		r.fail(stun.CodeQuotaReached)
+		return
+	}
+	life := lifetime(m)
+	a.expires = c.now + life
+	r.succeed()
+	r.body.Uint32(stun.AttrLifetime, seconds(life))
+}
+
+// bury remembers a released allocation: a retransmission of its Refresh, or a late one of its Allocate, must get the
+// answer that the first one got. Streams do not retransmit, and an unconfirmed allocation is not worth the memory.
+func (c *Core) bury(a *allocation, release stun.TransactionID) {
+	if a.source.Stream != 0 || !a.confirmed {
+		return
+	}
+	if c.tombOrder.len() >= maxTombstones {
+		delete(c.tombs, c.tombOrder.pop())
+	}
+	c.tombs[a.key] = tombstone{
+		allocate: a.tx, release: release, relayed: a.relayed, lifetime: a.expires - c.now,
+		token: a.token, hasToken: a.hasToken, until: c.now + replayWindow,
+	}
+	c.tombOrder.push(a.key)
+}

@@ -1,0 +1,282 @@
+package turn
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/stilenet/stile/stun"
+)
+
+// send handles a Send indication (§9.2). Whatever is wrong with it, nothing is answered.
+func (c *Core) send(src *Source, m stun.Message, p Packet) {
+	i, a := c.lookup(src)
+	if a == nil {
+		c.count(DropNoAllocation)
+		return
+	}
+	c.trace(a.id, false, m)
+	if m.CheckFingerprint() == stun.FingerprintInvalid {
+		c.count(DropFingerprint)
+		return
+	}
+	var list [1]stun.AttrType
+	peer, ok := m.GetXORAddress(stun.AttrXORPeerAddress)
+	if !ok || len(m.UnknownRequired(list[:0], known)) > 0 {
+		c.count(DropAttributes)
+		return
+	}
+	at, size, hasData := m.Find(stun.AttrData)
+	if hasData && peer.Port() == 0 || !hasData && a.dialect == DialectModern {
+		c.count(DropAttributes)
+		return
+	}
+	if !sameFamily(a, peer.Addr()) {
+		c.count(DropPeerFamily)
+		return
+	}
+	if hasData {
+		if v := c.rules.Policy.JudgePort(peer); !v.Allowed {
+			c.refused(v.Rule, a.source.Client, peer, a)
+			c.count(DropPeerPort)
+			return
+		}
+	}
+	perm, ok := c.permissionOf(i, peer.Addr())
+	live := ok && c.now < c.perms[perm].expires
+	if a.dialect == DialectModern {
+		if !live {
+			c.count(DropNoPermission)
+			return
+		}
+	} else {
+		if !live { // a permission that lives was judged when it began, and again when the rules changed
+			if v := c.rules.Policy.JudgePeer(peer.Addr()); !v.Allowed {
+				c.refused(v.Rule, a.source.Client, peer, a)
+				c.count(DropPeer)
+				return
+			}
+			a.dialect = DialectLegacy // nobody else sends without a permission
+		} else if !hasData && a.dialect == DialectUnknown {
+			a.dialect = DialectLegacy
+		}
+		if !c.confirm(i) {
+			c.count(DropQuota)
+			return
+		}
+		if perm, ok = c.permit(i, peer.Addr()); !ok { // §9.2: with or without DATA
+			c.count(DropTableFull)
+			return
+		}
+	}
+	if !hasData {
+		c.count(PermissionOnly)
+		return
+	}
+	c.toPeer(i, perm, peer, Packet{p.Buf, p.At + at, size}, RelayedSend)
+}
+
+// toPeer sends p to the peer from the relayed address, or hands it over to the allocation that has the peer's address.
+func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Disposition) {
+	a, x := &c.allocs[i], &c.perms[perm]
+	limits := &c.rules.Limits
+	if !a.packets.take(c.now, 1, limits.PacketsPerSecond) || !a.bytes.take(c.now, p.Len, limits.BytesPerSecond) {
+		c.count(DropRate)
+		return
+	}
+	if x.ownHost {
+		if public, ok := c.rules.Policy.OwnRelay(peer); ok {
+			c.hairpin(i, public, p)
+			return
+		}
+		peer = c.localForm(peer)
+	} else if !x.answered && !c.unanswered(x, p.Len) {
+		c.count(DropUnanswered)
+		return
+	}
+	a.packetsUp++
+	a.bytesUp += uint64(p.Len)
+	a.lastPeer = peer
+	c.stats.BytesToPeers += uint64(p.Len)
+	c.count(d)
+	c.out = append(c.out, Output{Kind: ToPeer, Allocation: i, Peer: peer, Data: p.bytes()})
+}
+
+// unanswered takes a packet out of what a peer gets before it has answered.
+func (c *Core) unanswered(x *permission, size int) bool {
+	limits := &c.rules.Limits
+	if limits.UnansweredPackets > 0 && x.sent >= limits.UnansweredPackets ||
+		limits.UnansweredBytes > 0 && x.sentBytes+size > limits.UnansweredBytes ||
+		!c.ledger.unansweredAllowed(c.clock, x.addr, size) {
+		return false
+	}
+	x.sent++
+	x.sentBytes += size
+	return true
+}
+
+// localForm translates an address of this host from its public form to the one that the kernel knows.
+func (c *Core) localForm(a netip.AddrPort) netip.AddrPort {
+	for _, r := range c.cfg.Relays {
+		if a.Addr() == r.Public {
+			return netip.AddrPortFrom(r.Local, a.Port())
+		}
+	}
+	return a
+}
+
+// publicForm is the other way round.
+func (c *Core) publicForm(a netip.AddrPort) netip.AddrPort {
+	for i := range c.cfg.Relays {
+		if r := &c.cfg.Relays[i]; r.Public != r.Local && a.Addr() == r.Local {
+			return netip.AddrPortFrom(r.Public, a.Port())
+		}
+	}
+	return a
+}
+
+// hairpin delivers to another allocation of this server, with our public address as the source.
+func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) {
+	a := &c.allocs[i]
+	shard, other, ok := c.ledger.owner(to)
+	if !ok {
+		c.count(DropHairpin)
+		return
+	}
+	a.packetsUp++
+	a.bytesUp += uint64(p.Len)
+	a.lastPeer = to
+	c.stats.BytesToPeers += uint64(p.Len)
+	c.count(RelayedHairpin)
+	if shard == c.cfg.Shard {
+		c.HairpinFrom(c.clock, other, a.relayed, a.clientPrefix, p)
+		return
+	}
+	c.out = append(c.out, Output{Kind: ToShard, Shard: shard, Allocation: other, Peer: a.relayed, Prefix: a.clientPrefix, Data: p.bytes()})
+}
+
+// HairpinFrom takes a datagram that another allocation of this server, perhaps of another shard, has sent to this one
+// from the relayed address from. prefix is the client prefix of the sender (Output.Prefix).
+func (c *Core) HairpinFrom(now time.Time, allocation uint32, from netip.AddrPort, prefix int, p Packet) {
+	c.begin(now)
+	c.stats.Read++
+	if int(allocation) < len(c.allocs) && c.allocs[allocation].id != 0 {
+		a := &c.allocs[allocation]
+		if v := c.rules.Policy.JudgeHairpin(prefix, a.clientPrefix); !v.Allowed {
+			c.refused(v.Rule, a.source.Client, from, a)
+			c.count(DropHairpin)
+			return
+		}
+	}
+	c.fromPeer(allocation, from, p)
+}
+
+// FromPeer takes a datagram that came to a relayed address (§9.3, §10.7). from is unmapped.
+func (c *Core) FromPeer(now time.Time, allocation uint32, from netip.AddrPort, p Packet) {
+	c.begin(now)
+	c.stats.Read++
+	c.fromPeer(allocation, c.publicForm(from), p)
+}
+
+func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
+	if int(i) >= len(c.allocs) {
+		c.count(DropPeerClosed)
+		return
+	}
+	a := &c.allocs[i]
+	if a.id == 0 || c.now >= a.expires {
+		c.count(DropPeerClosed)
+		return
+	}
+	ip := from.Addr().As16()
+	ch, bound := c.chanByPeer[peerKey{ip, i, from.Port()}]
+	var perm uint32
+	ok := bound
+	if bound {
+		perm = c.chans[ch].permission
+		bound = c.now < c.chans[ch].expires
+	} else {
+		perm, ok = c.permIndex[permKey{ip, i}]
+	}
+	if !ok || c.now >= c.perms[perm].expires {
+		c.count(DropPeerStranger)
+		return
+	}
+	if x := &c.perms[perm]; !x.answered {
+		x.answered = true
+		if !x.ownHost {
+			c.ledger.answered(x.addr)
+		}
+	}
+	limits := &c.rules.Limits
+	if !a.packets.take(c.now, 1, limits.PacketsPerSecond) || !a.bytes.take(c.now, p.Len, limits.BytesPerSecond) {
+		c.count(DropPeerRate)
+		return
+	}
+	d := RelayedToData
+	size := p.Len
+	if bound {
+		d = RelayedToChannel
+		p = c.asChannelData(c.chans[ch].number, a.source.Stream != 0, p)
+	} else {
+		p = c.asData(from, p)
+	}
+	if a.source.Stream == 0 && p.Len > maxDatagram {
+		c.count(DropPeerSize)
+		return
+	}
+	a.packetsDown++
+	a.bytesDown += uint64(size)
+	c.stats.BytesToClients += uint64(size)
+	c.count(d)
+	c.out = append(c.out, Output{Kind: ToClient, Source: a.source, Data: p.bytes()})
+	if !bound && c.traces.any() {
+		if m, err := stun.Parse(p.bytes()); err == nil {
+			c.trace(a.id, true, m)
+		}
+	}
+}
+
+// maxDatagram is the payload of the longest UDP datagram over IPv4.
+const maxDatagram = 65535 - 20 - 8
+
+// asChannelData puts a ChannelData header in front of the datagram, and on a stream padding behind it (§10.5).
+func (c *Core) asChannelData(number uint16, stream bool, p Packet) Packet {
+	size := p.Len
+	p.At -= channelHeader
+	p.Len += channelHeader
+	h := p.Buf[p.At:]
+	binary.BigEndian.PutUint16(h, number)
+	binary.BigEndian.PutUint16(h[2:], uint16(size))
+	if stream {
+		p = pad(p)
+	}
+	return p
+}
+
+// asData makes a Data indication of the datagram where it lies (§9.3): PEER-ADDRESS, then DATA.
+func (c *Core) asData(from netip.AddrPort, p Packet) Packet {
+	size := p.Len
+	head := stun.HeaderSize + 4 + 8 + 4
+	if !from.Addr().Is4() {
+		head += 12
+	}
+	start := p.At - head
+	b := stun.Begin(p.Buf[start:start], stun.NewType(stun.Data, stun.Indication), c.newTransaction())
+	b.XORAddress(stun.AttrXORPeerAddress, from)
+	h := p.Buf[p.At-4:]
+	binary.BigEndian.PutUint16(h, uint16(stun.AttrData))
+	binary.BigEndian.PutUint16(h[2:], uint16(size))
+	p.At, p.Len = start, p.Len+head
+	p = pad(p)
+	binary.BigEndian.PutUint16(p.Buf[p.At+2:], uint16(p.Len-stun.HeaderSize))
+	return p
+}
+
+func pad(p Packet) Packet {
+	for p.Len&3 != 0 {
+		p.Buf[p.At+p.Len] = 0
+		p.Len++
+	}
+	return p
+}
