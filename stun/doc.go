@@ -22,7 +22,7 @@
 //
 // # Answering
 //
-// [Respond] is the whole Binding server as a pure function: a request in, a reply of at most 1.36 times its size out.
+// [Respond] is the whole Binding server as a pure function: a request in, a reply of at most 1.36 times its size on the wire out.
 //
 // Programs that are no packet path (clients, tools) may as well use github.com/pion/stun/v3. It is also the oracle of this
 // package's differential fuzz test, whose table lists every message the two read differently and why.

@@ -2,6 +2,8 @@ package stun_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"testing"
 
 	"github.com/stilenet/stile/stun"
@@ -87,18 +89,21 @@ func TestFingerprintIsLastOrInvalid(t *testing.T) {
 		f(&b)
 		return mustParse(t, b.Bytes())
 	}
+	notLast := message("80280004 00000000 80000000")
+	binary.BigEndian.PutUint32(notLast[24:], crc32.ChecksumIEEE(notLast[:20])^0x5354554e)
 	for name, c := range map[string]struct {
 		m    stun.Message
 		want stun.Fingerprint
 	}{
-		"absent":        {build(func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 1) }), stun.FingerprintAbsent},
-		"alone":         {build(func(b *stun.Builder) { b.Fingerprint() }), stun.FingerprintValid},
-		"last":          {build(func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 1); b.Fingerprint() }), stun.FingerprintValid},
-		"not last":      {build(func(b *stun.Builder) { b.Fingerprint(); b.Uint32(stun.AttrLifetime, 1) }), stun.FingerprintInvalid},
-		"twice":         {build(func(b *stun.Builder) { b.Fingerprint(); b.Fingerprint() }), stun.FingerprintInvalid},
-		"wrong":         {build(func(b *stun.Builder) { b.Uint32(stun.AttrFingerprint, 1) }), stun.FingerprintInvalid},
-		"of no bytes":   {build(func(b *stun.Builder) { b.Attr(stun.AttrFingerprint, nil) }), stun.FingerprintInvalid},
-		"of five bytes": {build(func(b *stun.Builder) { b.Attr(stun.AttrFingerprint, make([]byte, 5)) }), stun.FingerprintInvalid},
+		"absent":                              {build(func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 1) }), stun.FingerprintAbsent},
+		"alone":                               {build(func(b *stun.Builder) { b.Fingerprint() }), stun.FingerprintValid},
+		"last":                                {build(func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 1); b.Fingerprint() }), stun.FingerprintValid},
+		"not last":                            {build(func(b *stun.Builder) { b.Fingerprint(); b.Uint32(stun.AttrLifetime, 1) }), stun.FingerprintInvalid},
+		"not last, with the CRC of its place": {mustParse(t, notLast), stun.FingerprintInvalid},
+		"twice":                               {build(func(b *stun.Builder) { b.Fingerprint(); b.Fingerprint() }), stun.FingerprintInvalid},
+		"wrong":                               {build(func(b *stun.Builder) { b.Uint32(stun.AttrFingerprint, 1) }), stun.FingerprintInvalid},
+		"of no bytes":                         {build(func(b *stun.Builder) { b.Attr(stun.AttrFingerprint, nil) }), stun.FingerprintInvalid},
+		"of five bytes":                       {build(func(b *stun.Builder) { b.Attr(stun.AttrFingerprint, make([]byte, 5)) }), stun.FingerprintInvalid},
 	} {
 		if got := c.m.CheckFingerprint(); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
