@@ -31,13 +31,13 @@ func (b *Builder) Bytes() []byte { return b.buf }
 // Len is the size of the message so far in bytes, header included.
 func (b *Builder) Len() int { return len(b.buf) - b.start }
 
-// Fits reports whether an attribute with a value of size bytes can still be appended: the length field of §5 ends at 65535.
+// Fits reports whether an attribute with a value of size bytes can still be appended: a body has at most 65532 (§5).
 func (b *Builder) Fits(size int) bool { return pad4(size) <= maxBody-4-(b.Len()-HeaderSize) }
 
 // room appends an attribute header; its value comes next.
 func (b *Builder) room(t AttrType, size int) {
 	if !b.Fits(size) {
-		panic("BUG: stun: a message of more than 65535 bytes")
+		panic("BUG: stun: a message with a body of more than 65532 bytes")
 	}
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(t))
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(size))

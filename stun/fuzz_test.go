@@ -62,10 +62,10 @@ func exercise(t *testing.T, m stun.Message) {
 
 	// A message made of the attributes that count is read as they are.
 	b := stun.Begin(nil, m.Type(), m.TransactionID())
-	for it := m.Attrs(); it.Next() && b.Fits(len(it.Value)); {
+	for it := m.Attrs(); it.Next(); {
 		b.Attr(it.Type, it.Value)
 	}
-	if again := attrs(mustParse(t, b.Bytes())); !slices.Equal(again, attrs(m)[:len(again)]) || len(b.Bytes()) < 65000 && len(again) != count {
+	if again := attrs(mustParse(t, b.Bytes())); !slices.Equal(again, attrs(m)) {
 		t.Errorf("written again: %v, was %v", again, attrs(m))
 	}
 }

@@ -10,7 +10,7 @@ const (
 	HeaderSize  = 20         // bytes, §5
 	MagicCookie = 0x2112A442 // §5
 	DefaultPort = 3478       // §8.1; TURN runs on it as well
-	maxBody     = 0xFFFF     // bytes, the 16-bit length field of §5
+	maxBody     = 0xFFFC     // bytes, the largest multiple of 4 in the 16-bit length field of §5
 )
 
 // Ours to tune.
@@ -106,7 +106,8 @@ func Parse(b []byte) (Message, error) {
 	if b[0]&0xC0 != 0 || binary.BigEndian.Uint32(b[4:]) != MagicCookie {
 		return Message{}, ErrNotSTUN
 	}
-	if int(binary.BigEndian.Uint16(b[2:])) != len(b)-HeaderSize {
+	// What is longer than maxBody has an unpadded attribute, and no padding would fit: Builder could not write it again.
+	if body := len(b) - HeaderSize; body != int(binary.BigEndian.Uint16(b[2:])) || body > maxBody {
 		return Message{}, ErrLength
 	}
 	m := Message{raw: b, end: len(b)}

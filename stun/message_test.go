@@ -102,6 +102,8 @@ func TestParseSaysWhyItRefuses(t *testing.T) {
 		{"three bytes of an attribute header", message("80000000 800000"), stun.ErrAttribute},
 		{"an attribute larger than the rest", message("80220005 74657374"), stun.ErrAttribute},
 		{"an attribute of 65535 bytes", message("8022ffff 74657374"), stun.ErrAttribute},
+		{"a body of 65532 bytes", message("8022fff8" + strings.Repeat("00", 65528)), nil},
+		{"a body of 65533 bytes", message("8022fff9" + strings.Repeat("00", 65529)), stun.ErrLength},
 		{"128 attributes", message(many(128)), nil},
 		{"129 attributes", message(many(129)), stun.ErrAttributes},
 	} {
