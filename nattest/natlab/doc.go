@@ -1,0 +1,2 @@
+// Package natlab is a simulated internet.
+package natlab
