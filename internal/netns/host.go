@@ -27,6 +27,7 @@ type Host struct {
 	ns   int // descriptor of the namespace, open as long as the lab
 	nl   *netlink.Handle
 	next int // number of the next interface without a name
+	ips  []netip.Addr
 }
 
 // Sysctls of every new host: addresses are usable at once, and an ICMP error is never held back by a rate limit.
@@ -69,6 +70,9 @@ func (l *Lab) Router(name string) *Host {
 
 // Name is the name that Host got.
 func (h *Host) Name() string { return h.name }
+
+// IPs are the host's addresses in the order they were added, without loopback and what the kernel added itself.
+func (h *Host) IPs() []netip.Addr { return h.ips }
 
 // NetNS is a path that opens the namespace as long as the lab lives, for tools such as nsenter.
 func (h *Host) NetNS() string { return nsPath(h.ns) }
@@ -172,6 +176,7 @@ func (h *Host) Addr(iface, prefix string) {
 		a.Flags = unix.IFA_F_NODAD
 	}
 	h.lab.must(h.nl.AddrAdd(link, a), "host %s: add %s to %s", h.name, prefix, iface)
+	h.ips = append(h.ips, p.Addr())
 }
 
 // Route sends what goes to dst ("default", "default6" or a prefix) to the next hop via.

@@ -31,6 +31,8 @@ type Lab struct {
 	hosts  []*Host
 	inet   *Internet
 
+	nextIndex int // of veth interfaces
+
 	mu      sync.Mutex // guards what follows: sockets and commands are made by running tests
 	closed  bool
 	closers map[io.Closer]struct{}

@@ -207,3 +207,9 @@ func TestPictureShowsAddressesRulesAndCounters(t *testing.T) {
 		}
 	}
 }
+
+func dialWithin(t *testing.T, h *Host, address string, d time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	return h.Dial(ctx, "tcp", address)
+}

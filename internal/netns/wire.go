@@ -5,11 +5,15 @@ package netns
 import (
 	"fmt"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
+
+// firstIndex is above what the kernel numbers by itself in a host of a lab.
+const firstIndex = 100_000
 
 // End is one end of a link: a host, the name of the interface there, its addresses.
 type End struct {
@@ -49,8 +53,11 @@ func (l *Lab) Link(a, b End) {
 	a.addrs, b.addrs = append([]string(nil), a.addrs...), append([]string(nil), b.addrs...)
 	a.complete()
 	b.complete()
+	// Unlike the peer's, this end's index is a large number: when both ends have one index, the kernel takes them for one interface,
+	// its news of the carrier waits up to a second in line, and so long no packet passes.
+	l.nextIndex++
 	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: a.name, MTU: a.mtu},
+		LinkAttrs:     netlink.LinkAttrs{Name: a.name, MTU: a.mtu, Index: firstIndex + l.nextIndex},
 		PeerName:      b.name,
 		PeerMTU:       uint32(b.mtu),
 		PeerNamespace: netlink.NsFd(b.host.ns),
@@ -58,6 +65,26 @@ func (l *Lab) Link(a, b End) {
 	l.must(a.host.nl.LinkAdd(veth), "link %s:%s to %s:%s", a.host.name, a.name, b.host.name, b.name)
 	a.up()
 	b.up()
+	a.host.awaitCarrier(a.name)
+	b.host.awaitCarrier(b.name)
+}
+
+// carrierTimeout is for a kernel that is busy dismantling many namespaces; otherwise a carrier takes a millisecond.
+const carrierTimeout = 20 * time.Second
+
+// awaitCarrier waits until an interface passes packets. A worker of the kernel does that some time after both ends are up.
+func (h *Host) awaitCarrier(iface string) {
+	h.lab.tb.Helper()
+	for begin := time.Now(); ; time.Sleep(500 * time.Microsecond) {
+		link, err := h.nl.LinkByName(iface)
+		h.lab.must(err, "host %s: interface %s", h.name, iface)
+		if link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Since(begin) > carrierTimeout {
+			h.lab.tb.Fatalf("netns: host %s: interface %s is %v after %v", h.name, iface, link.Attrs().OperState, carrierTimeout)
+		}
+	}
 }
 
 func (e End) up() {
@@ -106,6 +133,7 @@ func (s *Switch) Attach(e End) {
 	link, err := s.host.nl.LinkByName(port.name)
 	l.must(err, "switch %s", s.host.name)
 	l.must(s.host.nl.LinkSetMaster(link, s.bridge), "switch %s: attach %s", s.host.name, e.host.name)
+	s.host.awaitCarrier("bridge")
 }
 
 // Host is the switch's namespace, for rules in nft's bridge family.
