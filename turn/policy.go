@@ -184,7 +184,7 @@ func (p *Policy) addLists(cfg *PolicyConfig) error {
 		if err != nil {
 			return err
 		}
-		if _, r, ok := p.special.lookup(prefix.Addr()); ok && r.reach == reachNever && inside(prefix, r.prefix) {
+		if r, ok := p.neverReached(prefix); ok {
 			return fmt.Errorf("turn.peers.allow: %v is %s (%s), and a relay never sends there: remove the entry", entry, r.name, r.ref)
 		}
 		if inside(prefix, prefixNAT64Local) && nat64Bits(prefix) == 0 {
@@ -200,6 +200,16 @@ func (p *Policy) addLists(cfg *PolicyConfig) error {
 		p.lists.insert(prefix, false)
 	}
 	return nil
+}
+
+// neverReached returns the range that holds all of prefix and that no entry opens.
+func (p *Policy) neverReached(prefix netip.Prefix) (special, bool) {
+	for bits := prefix.Bits(); bits >= 0; bits-- {
+		if r, ok := p.special.at(netip.PrefixFrom(prefix.Addr(), bits).Masked()); ok && r.reach == reachNever {
+			return r, true
+		}
+	}
+	return special{}, false
 }
 
 func (p *Policy) addRelays(cfg *PolicyConfig) error {
