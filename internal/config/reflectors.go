@@ -15,7 +15,7 @@ const (
 	ampResearch = "Phenomite/AMP-Research"
 )
 
-// Reflectors are the services on ports above 1023 with a published factor of 3 or more, on a port that is the service's own. `!reflectors` in
+// Reflectors are the services on ports above 1023 with a published factor that reaches 3, on a port that is the service's own. `!reflectors` in
 // turn.peers.ports excludes them.
 //
 // 3478 (STUN) is here for a second reason: a client that reaches other TURN servers through this one chains relays, and

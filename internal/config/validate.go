@@ -71,9 +71,8 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
-	if l := t.Limits; l.PerClientPrefix > 0 && (l.PerClient > l.PerClientPrefix || l.PerClient == 0) {
-		fail("turn.limits.per_client", "raise turn.limits.per_client_prefix, or lower this", "%s exceeds turn.limits.per_client_prefix, %d",
-			map[bool]string{true: "no limit", false: fmt.Sprint(l.PerClient)}[l.PerClient == 0], l.PerClientPrefix)
+	if l := t.Limits; l.PerClientPrefix > 0 && l.PerClient > l.PerClientPrefix {
+		fail("turn.limits.per_client", "raise turn.limits.per_client_prefix, or lower this", "%d exceeds turn.limits.per_client_prefix, %d", l.PerClient, l.PerClientPrefix)
 	}
 
 	switch tls := c.Admin.TLS; {
