@@ -60,7 +60,9 @@ const (
 //
 // # Limitations
 //
-// It judges addresses, not what answers there: a public address that a router translates to an internal host passes.
+// It judges addresses, not what answers there: a public address that a router translates to an internal host passes, and the
+// broadcast address of a network that is not on-link looks like a host. The routing table is that of NewPolicy's day: a change
+// of routes or addresses needs a new Policy.
 // IPv6 prefixes that networks choose themselves for 6rd and NAT64 hide an IPv4 address that it cannot see. Loopback and
 // own source addresses skip the reverse-path check, because they are not in the main routing table; the system's own check
 // of such packets stands there.
@@ -69,7 +71,7 @@ type Policy struct {
 	clients    prefixTable[int] // index in the client list
 	clientRule Rule             // of an admitted client
 	lists      prefixTable[bool]
-	special    prefixTable[special]
+	special    prefixTable[*special]
 	routes     routeTable
 	ports      *PortSet
 	hairpin    Hairpin
@@ -126,7 +128,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	}
 	for _, rows := range [...][]special{addressSpace, registry, metadata} {
 		for _, r := range rows {
-			p.special.insert(r.prefix, r)
+			p.special.insert(r.prefix, &r)
 		}
 	}
 	for _, fill := range [...]func(*PolicyConfig) error{p.addRoutes, p.addClients, p.addLists, p.addRelays, p.addOwn} {
@@ -151,7 +153,7 @@ func (p *Policy) addRoutes(cfg *PolicyConfig) error {
 		if a := prefix.Addr(); a.Is4() && prefix.Bits() <= 30 && !r.Gateway.IsValid() && !isDefault(prefix) {
 			for _, b := range [...]netip.Addr{a, lastAddress(prefix)} {
 				host := netip.PrefixFrom(b, 32)
-				p.special.insert(host, special{host, "directed broadcast", "RFC 919 §7", RuleBroadcast, reachNever})
+				p.special.insert(host, &special{host, "directed broadcast", "RFC 919 §7", RuleBroadcast, reachNever})
 			}
 		}
 	}
@@ -175,6 +177,7 @@ func (p *Policy) addClients(cfg *PolicyConfig) error {
 			p.clients.insert(prefix, i)
 		}
 	}
+	p.clients.seal()
 	return nil
 }
 
@@ -199,17 +202,18 @@ func (p *Policy) addLists(cfg *PolicyConfig) error {
 		}
 		p.lists.insert(prefix, false)
 	}
+	p.lists.seal()
 	return nil
 }
 
 // neverReached returns the range that holds all of prefix and that no entry opens.
-func (p *Policy) neverReached(prefix netip.Prefix) (special, bool) {
+func (p *Policy) neverReached(prefix netip.Prefix) (*special, bool) {
 	for bits := prefix.Bits(); bits >= 0; bits-- {
 		if r, ok := p.special.at(netip.PrefixFrom(prefix.Addr(), bits).Masked()); ok && r.reach == reachNever {
 			return r, true
 		}
 	}
-	return special{}, false
+	return nil, false
 }
 
 func (p *Policy) addRelays(cfg *PolicyConfig) error {
@@ -261,14 +265,16 @@ func (p *Policy) addOwn(cfg *PolicyConfig) error {
 			}
 		}
 	}
+	p.special.seal()
 	for a := range p.own {
 		// Loopback is this host already, with a rule and a range of its own.
 		if _, r, ok := p.special.lookup(a); ok && (r.rule == RuleLoopback || r.reach == reachNever || r.rule == RuleMetadata) {
 			continue
 		}
 		host := netip.PrefixFrom(a, a.BitLen())
-		p.special.insert(host, special{host, "address of this host", "", RuleOwnAddress, reachLab})
+		p.special.insert(host, &special{host, "address of this host", "", RuleOwnAddress, reachLab})
 	}
+	p.special.seal()
 	for a, o := range p.own {
 		o.verdict = p.judge(a)
 	}
@@ -477,13 +483,4 @@ func nat64Bits(entry netip.Prefix) int {
 		return bits
 	}
 	return 0
-}
-
-// lastAddress returns the highest address of an IPv4 prefix.
-func lastAddress(p netip.Prefix) netip.Addr {
-	b := p.Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	return netip.AddrFrom4(b)
 }

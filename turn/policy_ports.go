@@ -36,7 +36,7 @@ type PortSet struct{ bits [65536 / 64]uint64 }
 func NewPortSet(include []PortRange, exclude ...PortRange) *PortSet {
 	s := new(PortSet)
 	for _, r := range include {
-		for p := max(1, int(r.First)); r.Size() > 0 && p <= int(r.Last); p++ {
+		for p := int(r.First); r.Size() > 0 && p <= int(r.Last); p++ {
 			s.bits[p/64] |= 1 << (p % 64)
 		}
 	}

@@ -5,12 +5,18 @@ import (
 	"slices"
 )
 
-// prefixTable finds the longest prefix that contains an address. It holds one map of masked prefixes and, for each
-// family, the prefix lengths that occur, longest first: a look-up costs one map access for each length.
-// It allocates only while it is filled; then it is safe for concurrent use.
+// prefixTable finds the longest prefix that contains an address. It is filled with insert, then sealed: lookup searches the
+// sealed table, one binary search, allocates nothing and is safe for concurrent use.
 type prefixTable[V any] struct {
-	rows    map[netip.Prefix]V
-	lengths [2][]int // of IPv4, of IPv6
+	rows     map[netip.Prefix]V
+	segments [2][]segment[V] // of IPv4, of IPv6: ascending, the first at the family's first address
+}
+
+// segment is the addresses from start to the next segment's: all have the same longest prefix, or none.
+type segment[V any] struct {
+	start  netip.Addr
+	prefix netip.Prefix // invalid: none
+	value  V
 }
 
 func family(a netip.Addr) int {
@@ -26,11 +32,6 @@ func (t *prefixTable[V]) insert(p netip.Prefix, v V) {
 		t.rows = make(map[netip.Prefix]V)
 	}
 	t.rows[p] = v
-	lengths := &t.lengths[family(p.Addr())]
-	at, found := slices.BinarySearchFunc(*lengths, p.Bits(), func(have, want int) int { return want - have })
-	if !found {
-		*lengths = slices.Insert(*lengths, at, p.Bits())
-	}
 }
 
 // at returns the value of p itself.
@@ -39,16 +40,79 @@ func (t *prefixTable[V]) at(p netip.Prefix) (v V, ok bool) {
 	return v, ok
 }
 
-// lookup returns the longest prefix that contains a, which has no zone.
-func (t *prefixTable[V]) lookup(a netip.Addr) (p netip.Prefix, v V, ok bool) {
-	for _, bits := range t.lengths[family(a)] {
-		p, err := a.Prefix(bits)
-		if err != nil {
-			panic("BUG: a prefix length that its family does not have")
+// seal makes lookup know what was inserted. A table may be filled further and sealed again.
+func (t *prefixTable[V]) seal() {
+	t.segments = [2][]segment[V]{{{start: netip.IPv4Unspecified()}}, {{start: netip.IPv6Unspecified()}}}
+	prefixes := make([]netip.Prefix, 0, len(t.rows))
+	for p := range t.rows {
+		prefixes = append(prefixes, p)
+	}
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int { // outer before inner, IPv4 before IPv6
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
 		}
-		if v, ok := t.rows[p]; ok {
-			return p, v, true
+		return a.Bits() - b.Bits()
+	})
+	var open []netip.Prefix // those that contain where we are, outermost first
+	leave := func() {
+		left := open[len(open)-1]
+		open = open[:len(open)-1]
+		next := lastAddress(left).Next()
+		switch {
+		case !next.IsValid(): // the end of the family
+		case len(open) > 0:
+			t.begin(next, open[len(open)-1])
+		default:
+			t.begin(next, netip.Prefix{})
 		}
 	}
-	return netip.Prefix{}, v, false
+	for _, p := range prefixes {
+		for len(open) > 0 && !open[len(open)-1].Contains(p.Addr()) {
+			leave()
+		}
+		open = append(open, p)
+		t.begin(p.Addr(), p)
+	}
+	for len(open) > 0 {
+		leave()
+	}
+}
+
+// begin starts a segment at a. Of two that start there the later one is right.
+func (t *prefixTable[V]) begin(a netip.Addr, p netip.Prefix) {
+	s := &t.segments[family(a)]
+	if last := len(*s) - 1; (*s)[last].start == a {
+		*s = (*s)[:last]
+	}
+	*s = append(*s, segment[V]{a, p, t.rows[p]})
+}
+
+// lookup returns the longest prefix that contains a, which has no zone.
+func (t *prefixTable[V]) lookup(a netip.Addr) (p netip.Prefix, v V, ok bool) {
+	s := t.segments[family(a)]
+	if len(s) == 0 {
+		panic("BUG: a prefix table is read before it is sealed")
+	}
+	low, high := 0, len(s) // s[low].start <= a < s[high].start
+	for high-low > 1 {
+		if mid := int(uint(low+high) / 2); a.Less(s[mid].start) {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	return s[low].prefix, s[low].value, s[low].prefix.IsValid()
+}
+
+// lastAddress returns the highest address of p.
+func lastAddress(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, ok := netip.AddrFromSlice(b)
+	if !ok {
+		panic("BUG: an address of neither 4 nor 16 octets")
+	}
+	return a
 }

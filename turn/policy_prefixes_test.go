@@ -23,7 +23,11 @@ func TestPrefixTableFindsTheLongestPrefix(t *testing.T) {
 			p := netip.PrefixFrom(a, rapid.IntRange(0, a.BitLen()).Draw(t, "bits")).Masked()
 			table.insert(p, i)
 			model[p] = i
+			if rapid.Bool().Draw(t, "sealed between") {
+				table.seal()
+			}
 		}
+		table.seal()
 		a := drawAddr.Draw(t, "address")
 		var want netip.Prefix
 		for p := range model {

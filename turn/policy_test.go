@@ -134,6 +134,16 @@ func TestTheDefaultRouteMayBeWrittenInHalves(t *testing.T) {
 	}
 }
 
+func TestOneRouteWithoutAGatewayMakesAPrefixOnLink(t *testing.T) {
+	for _, gateways := range [][2]string{{"", "192.0.2.9"}, {"192.0.2.9", ""}} {
+		cfg := publicConfig()
+		cfg.Routes = append(cfg.Routes, routeOf("93.184.0.0/16", 3, gateways[0]), routeOf("93.184.0.0/16", 4, gateways[1]))
+		if got := verdictString(policyOf(t, cfg).JudgePeer(ipOf("93.184.216.34"))); got != "on-link" {
+			t.Errorf("gateways %q: got %s, want on-link", gateways, got)
+		}
+	}
+}
+
 func TestPointToPointSubnetsHaveNoBroadcastAddress(t *testing.T) {
 	cfg := publicConfig()
 	cfg.Routes = append(cfg.Routes, routeOf("93.184.216.34/31", 3, ""), routeOf("93.184.217.4/30", 3, ""), routeOf("93.184.218.0/24", 3, "192.0.2.9"))
@@ -159,17 +169,18 @@ func TestOwnRelaysAndServicesAreReachableInEveryProfileAndNothingElseThere(t *te
 		cfg.Services = append(cfg.Services, endpointOf("198.51.100.9:1935"))
 		p := policyOf(t, cfg)
 		for peer, want := range map[string]string{ // address, port
-			"10.1.0.5:49152":    "+own-relay +own-relay",
-			"203.0.113.5:65535": "+own-relay +own-relay",
-			"203.0.113.5:49151": "+own-relay denied-by-config",
-			"203.0.113.5:22":    "+own-relay denied-by-config",
-			"203.0.113.5:1935":  "+own-relay +own-service",
-			"10.1.0.5:1935":     "+own-relay +own-service",
-			"198.51.100.9:1935": "+own-service +own-service",
-			"198.51.100.9:2500": "+own-service denied-by-config",
-			"10.2.0.5:1935":     "denied-by-config denied-by-config",
-			"8.8.8.8:2500":      "denied-by-config +default",
-			"8.8.8.8:3001":      "denied-by-config port",
+			"10.1.0.5:49152":     "+own-relay +own-relay",
+			"203.0.113.5:65535":  "+own-relay +own-relay",
+			"203.0.113.5:49151":  "+own-relay denied-by-config",
+			"203.0.113.5:22":     "+own-relay denied-by-config",
+			"203.0.113.5:1935":   "+own-relay +own-service",
+			"10.1.0.5:1935":      "+own-relay +own-service",
+			"198.51.100.9:1935":  "+own-service +own-service",
+			"198.51.100.9:2500":  "+own-service denied-by-config",
+			"198.51.100.9:50000": "+own-service denied-by-config",
+			"10.2.0.5:1935":      "denied-by-config denied-by-config",
+			"8.8.8.8:2500":       "denied-by-config +default",
+			"8.8.8.8:3001":       "denied-by-config port",
 		} {
 			for _, form := range []netip.AddrPort{endpointOf(peer), netip.AddrPortFrom(mapped(endpointOf(peer).Addr()), endpointOf(peer).Port())} {
 				if got := verdictString(p.JudgePeer(form.Addr())) + " " + verdictString(p.JudgePort(form)); got != want {
@@ -250,7 +261,7 @@ func TestHairpinFollowsItsMode(t *testing.T) {
 
 func TestClientsAreThoseOfTheProfileOrOfTheList(t *testing.T) {
 	listed := corpusConfig(ProfilePublic)
-	listed.Clients = prefixesOf("93.184.216.0/24", "93.184.216.34/32", "2a00:1450::/32", "::ffff:172.16.0.0/108")
+	listed.Clients = prefixesOf("93.184.216.0/24", "93.184.216.34/32", "2a00:1450::/32", "::ffff:172.16.0.0/108", "172.16.0.0/12")
 	tests := []struct {
 		client                           string
 		corporate, public, lab, fromList string
@@ -322,6 +333,7 @@ func TestAClientWhoseWayBackLeavesElsewhereIsRefused(t *testing.T) {
 		{"fe80::7%eth1", 3, "+default"},
 		{"fe80::7%eth2", 4, "reverse-path"},
 		{"127.0.0.1", 1, "+default"},
+		{"127.0.0.9", 1, "+default"},
 		{"::1", 1, "+default"},
 		{"10.2.0.5", 1, "+default"}, // own addresses arrive by loopback
 	}

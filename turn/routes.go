@@ -53,6 +53,7 @@ func newRouteTable(routes []Route) (t routeTable) {
 			t.interfaces[r.Interface] = true
 		}
 	}
+	t.seal()
 	return t
 }
 

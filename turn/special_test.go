@@ -5,16 +5,6 @@ import (
 	"testing"
 )
 
-// lastOf returns the highest address of a prefix of either family.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
 func TestEveryRegistryRowIsJudgedFromItsFirstToItsLastAddress(t *testing.T) {
 	rows := append(append(append([]special(nil), registry...), addressSpace...), metadata...)
 	base := PolicyConfig{Profile: ProfileCorporate}
@@ -31,7 +21,7 @@ func TestEveryRegistryRowIsJudgedFromItsFirstToItsLastAddress(t *testing.T) {
 		if r.rule == RuleDefault != (r.reach == reachOpen) {
 			t.Errorf("%v: the rule is %v, but the reach is %d", r.prefix, r.rule, r.reach)
 		}
-		for _, a := range []netip.Addr{r.prefix.Addr(), lastOf(r.prefix)} {
+		for _, a := range []netip.Addr{r.prefix.Addr(), lastAddress(r.prefix)} {
 			if v := corporate.JudgePeer(a); v.Allowed != (r.reach == reachOpen) && a != ipOf("64:ff9b::") && a != ipOf("64:ff9b::ffff:ffff") {
 				t.Errorf("%v: %v: corporate says %s", r.prefix, a, verdictString(v))
 			}
