@@ -468,6 +468,12 @@ func (c *Core) StreamClosed(now time.Time, stream uint32) {
 	}
 }
 
+// HasStream reports whether the TCP connection has an allocation. The data plane ends connections that have none for long.
+func (c *Core) HasStream(stream uint32) bool {
+	_, ok := c.tuples[tupleKey{stream: stream}]
+	return ok
+}
+
 // Shutdown ends all allocations, so that each has its line in the log.
 func (c *Core) Shutdown(now time.Time) {
 	c.begin(now)

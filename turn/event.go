@@ -32,10 +32,11 @@ const (
 	EndModern             // it spoke the modern dialect without credentials
 	EndQuota              // the client had all it may have when it was to be confirmed
 	EndShutdown           // the server ended
+	EndBug                // the core panicked, and with it all allocations of its shard ended
 	endReasons
 )
 
-var endReasonNames = [endReasons]string{"unknown", "released", "expired", "stream-closed", "evicted", "killed", "policy", "modern-dialect", "quota", "shutdown"}
+var endReasonNames = [endReasons]string{"unknown", "released", "expired", "stream-closed", "evicted", "killed", "policy", "modern-dialect", "quota", "shutdown", "bug"}
 
 func (r EndReason) String() string {
 	if r >= endReasons {
@@ -76,6 +77,7 @@ const (
 	EventPeer                // a permission for a new peer was opened: Session, Peer
 	EventRefused             // the policy refused somebody: Client or Session, Peer, Rule. Sampled: Count is how many since the last one
 	EventOpenError           // the system would not open a relayed port: Err
+	EventBug                 // the core panicked and another took its place: Err, with the stack. Sampled like EventRefused
 	EventTrace               // a control message of a traced allocation: Session.ID, Out, Data
 )
 
