@@ -56,13 +56,13 @@ type Relay struct {
 type Peers struct {
 	Profile Profile        // turn.peers.profile
 	Allow   []netip.Prefix // turn.peers.allow: peers that the profile refuses
-	Deny    []netip.Prefix // turn.peers.deny: peers that the profile reaches; wins over Allow
+	Deny    []netip.Prefix // turn.peers.deny: peers that the profile reaches; of Allow and Deny the longest prefix decides
 	Ports   PortSet        // turn.peers.ports
 }
 
 // Auth is the long-term credential mechanism. Without users and secret nobody is asked for credentials.
 type Auth struct {
-	Realm      string // turn.auth.realm, 1 to 127 bytes
+	Realm      string // turn.auth.realm, 1 to 16 bytes
 	Users      []User // turn.auth.users, or the content of UsersFile
 	UsersFile  string // turn.auth.users_file
 	Secret     Secret // turn.auth.secret, or the content of SecretFile; signs time-limited REST credentials
@@ -75,7 +75,7 @@ type User struct {
 	Key  Secret // the password
 }
 
-// Limits bound what clients may use. A client is an IP address; a prefix of clients is an IPv4 /24 or an IPv6 /64.
+// Limits bound what clients may use. A client is an IP address; a prefix of clients is an IPv4 /24 or an IPv6 /56.
 type Limits struct {
 	Allocations          int // turn.limits.allocations in all; 0: what ports and file descriptors allow
 	PerClient            int // turn.limits.per_client, allocations and quarantined ports; 0: no limit
@@ -83,8 +83,8 @@ type Limits struct {
 	Unconfirmed          int // turn.limits.unconfirmed allocations in all; the oldest is evicted
 	Permissions          int // turn.limits.permissions of an allocation
 	Channels             int // turn.limits.channels of an allocation
-	BytesPerSecond       int // turn.limits.bytes_per_second of payload of an allocation, each direction; 0: no limit
-	PacketsPerSecond     int // turn.limits.packets_per_second of an allocation, each direction; 0: no limit
+	BytesPerSecond       int // turn.limits.bytes_per_second of payload of an allocation, both directions together; 0: no limit
+	PacketsPerSecond     int // turn.limits.packets_per_second of an allocation, both directions together; 0: no limit
 	TCPConnections       int // turn.limits.tcp_connections of a client; 0: no limit
 	ReplyBytesPerPrefix  int // turn.limits.reply_bytes_per_prefix a second to a prefix without a confirmed allocation, headers included; 0: no limit
 	UnansweredPackets    int // turn.limits.unanswered_packets of an allocation to a peer that has not answered; 0: no limit

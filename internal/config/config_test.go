@@ -387,7 +387,9 @@ func TestBadInputNamesKeyPlaceAndRemedy(t *testing.T) {
 		"everybody":         {"turn: {clients: [0.0.0.0/0]}\n", "config: turn.clients: 0.0.0.0/0 without credentials is a relay that anybody may use: list the prefixes of your clients; else " + openRelay + " (FILE line 1)"},
 		"half of everybody": {"turn: {clients: [\"8000::/1\"]}\n", "config: turn.clients: 8000::/1 without credentials is a relay that anybody may use: list the prefixes of your clients; else " + openRelay + " (FILE line 1)"},
 		"allowed, denied":   {"turn: {peers: {allow: [10.0.0.1], deny: [10.0.0.1/32]}}\n", "config: turn.peers.deny: 10.0.0.1 is in turn.peers.allow as well: remove one of the two (FILE line 1)"},
-		"limits":            {"turn: {limits: {per_client: 9000}}\n", "config: turn.limits.per_client: 9000 exceeds turn.limits.per_client_prefix, 8192: raise turn.limits.per_client_prefix, or lower this (FILE line 1)"},
+		"allow all":         {"turn: {peers: {allow: [\"::/0\"]}}\n", "config: turn.peers.allow: ::/0 is too wide to open anything that the profile refuses: list the networks that your players need (FILE line 1)"},
+		"long realm":        {"turn: {auth: {realm: turn.example.com!}}\n", `config: turn.auth.realm: "turn.example.com!" cannot be a realm: write at most 16 bytes without quotes, backslashes and control characters (FILE line 1)`},
+		"limits":            {"turn: {limits: {per_client: 9000}}\n", "config: turn.limits.per_client: 9000 exceeds turn.limits.per_client_prefix, 4096: raise turn.limits.per_client_prefix, or lower this (FILE line 1)"},
 		"realm":             {"turn: {auth: {realm: \"\"}}\n", "config: turn.auth.realm: the realm is empty: write a name such as your domain (FILE line 1)"},
 		"user without key":  {"turn: {auth: {users: [{name: a}]}}\n", `config: turn.auth.users: user "a" has no key: write {name: NAME, key: KEY} (FILE line 1)`},
 		"user field":        {"turn: {auth: {users: [{name: a, password: hunter2}]}}\n", `config: turn.auth.users: a user has the unknown field "password": write {name: NAME, key: KEY} (FILE line 1)`},
@@ -511,13 +513,13 @@ func TestListenersAskForCredentialsAsConfigured(t *testing.T) {
 }
 
 func TestWarningsNameWhatIsAllowedButDangerous(t *testing.T) {
-	path := write(t, "a.yaml", "turn: {allow_open_relay: true, peers: {allow: [0.0.0.0/0]}, auth: {secret: short}}\n")
+	path := write(t, "a.yaml", "turn: {allow_open_relay: true, listen: ['udp://127.0.0.1', 'udp://:3479?auth=none'], peers: {profile: lab}, auth: {secret: short}}\n")
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"turn.allow_open_relay is true: whoever reaches this server may use its address",
-		"turn.peers.allow has 0.0.0.0/0: clients reach this host, its neighbours and cloud metadata",
+		"turn.peers.profile is lab and udp://:3479?auth=none is not loopback: whoever reaches it may use this server, and reaches this host and its networks",
 		"turn.auth.secret has 5 bytes: one recorded request is enough to guess a secret below 16",
 		path + " holds secrets and others may read it: chmod 600 " + path,
 	}

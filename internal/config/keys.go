@@ -210,7 +210,7 @@ var keys = []key{
 	choiceKey("turn.peers.profile", Corporate, "which clients and peers are allowed", func(c *Config) *Profile { return &c.Turn.Peers.Profile }, Corporate, Public, Lab),
 	prefixesKey("turn.peers.allow", "peers that the profile refuses and clients shall reach, as prefixes",
 		func(c *Config) *[]netip.Prefix { return &c.Turn.Peers.Allow }),
-	prefixesKey("turn.peers.deny", "peers that clients shall not reach, as prefixes; wins over turn.peers.allow",
+	prefixesKey("turn.peers.deny", "peers that clients shall not reach, as prefixes; of allow and deny the longest decides",
 		func(c *Config) *[]netip.Prefix { return &c.Turn.Peers.Deny }),
 	{name: "turn.peers.ports", kind: listKind, def: value{"1024-65535", excludeReflectors}, usage: "ports of peers: ports, ranges, !exclusions, !reflectors",
 		set: func(c *Config, v value) *problem {
@@ -255,17 +255,17 @@ var keys = []key{
 
 	numberKey("turn.limits.allocations", 0, 0, 10_000_000, "allocations in all; 0: what ports and file descriptors allow", func(c *Config) *int { return &c.Turn.Limits.Allocations }),
 	numberKey("turn.limits.per_client", 1024, 0, 10_000_000, "allocations of a client address; 0: no limit", func(c *Config) *int { return &c.Turn.Limits.PerClient }),
-	numberKey("turn.limits.per_client_prefix", 8192, 0, 10_000_000, "allocations of an IPv4 /24 or IPv6 /64 of clients; 0: no limit",
+	numberKey("turn.limits.per_client_prefix", 4096, 0, 10_000_000, "allocations of an IPv4 /24 or IPv6 /56 of clients; 0: no limit",
 		func(c *Config) *int { return &c.Turn.Limits.PerClientPrefix }),
 	numberKey("turn.limits.unconfirmed", 1024, 16, 65536, "allocations that have sent nothing yet, in all", func(c *Config) *int { return &c.Turn.Limits.Unconfirmed }),
 	numberKey("turn.limits.permissions", 128, 1, 65536, "permissions of an allocation", func(c *Config) *int { return &c.Turn.Limits.Permissions }),
 	numberKey("turn.limits.channels", 128, 1, 49151, "channels of an allocation", func(c *Config) *int { return &c.Turn.Limits.Channels }),
-	numberKey("turn.limits.bytes_per_second", 2_500_000, 0, 2_000_000_000, "payload of an allocation in each direction; 0: no limit",
+	numberKey("turn.limits.bytes_per_second", 2<<20, 0, 2_000_000_000, "payload of an allocation, both directions together; 0: no limit",
 		func(c *Config) *int { return &c.Turn.Limits.BytesPerSecond }),
-	numberKey("turn.limits.packets_per_second", 5000, 0, 100_000_000, "packets of an allocation in each direction; 0: no limit",
+	numberKey("turn.limits.packets_per_second", 5000, 0, 100_000_000, "packets of an allocation, both directions together; 0: no limit",
 		func(c *Config) *int { return &c.Turn.Limits.PacketsPerSecond }),
 	numberKey("turn.limits.tcp_connections", 1024, 0, 1_000_000, "TCP connections of a client address; 0: no limit", func(c *Config) *int { return &c.Turn.Limits.TCPConnections }),
-	numberKey("turn.limits.reply_bytes_per_prefix", 65536, 0, 2_000_000_000, "bytes of replies a second to an unproven IPv4 /24 or IPv6 /64; 0: no limit",
+	numberKey("turn.limits.reply_bytes_per_prefix", 1<<18, 0, 2_000_000_000, "bytes of replies a second to an unproven IPv4 /24 or IPv6 /56; 0: no limit",
 		func(c *Config) *int { return &c.Turn.Limits.ReplyBytesPerPrefix }),
 	numberKey("turn.limits.unanswered_packets", 20, 0, 1_000_000, "packets of an allocation to a peer that has not answered; 0: no limit",
 		func(c *Config) *int { return &c.Turn.Limits.UnansweredPackets }),
@@ -328,12 +328,16 @@ func setUsers(c *Config, v value) *problem {
 	return nil
 }
 
+// maxRealm bounds the realm in bytes: RFC 8489 §14.9 takes 127 characters, but a challenge goes to whoever a request claims to come from, and with
+// a longer realm it would be more than twice the request.
+const maxRealm = 16
+
 func checkRealm(s string) *problem {
 	switch {
 	case s == "":
 		return bad("write a name such as your domain", "the realm is empty")
-	case len(s) > 127 || strings.ContainsFunc(s, isControl) || strings.ContainsAny(s, `"\`):
-		return bad(`write at most 127 bytes without quotes, backslashes and control characters (RFC 8489 §14.9)`, "%q cannot be a realm", s)
+	case len(s) > maxRealm || strings.ContainsFunc(s, isControl) || strings.ContainsAny(s, `"\`):
+		return bad(fmt.Sprintf("write at most %d bytes without quotes, backslashes and control characters", maxRealm), "%q cannot be a realm", s)
 	}
 	return nil
 }

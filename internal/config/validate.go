@@ -65,6 +65,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	for _, allow := range t.Peers.Allow {
+		if allow.Bits() == 0 {
+			fail("turn.peers.allow", "list the networks that your players need", "%s is too wide to open anything that the profile refuses", allow)
+		}
 		for _, deny := range t.Peers.Deny {
 			if allow == deny {
 				fail("turn.peers.deny", "remove one of the two", "%s is in turn.peers.allow as well", formatPrefix(deny))
@@ -93,9 +96,9 @@ func (c *Config) warn(path string) {
 	if t.AllowOpenRelay {
 		add("turn.allow_open_relay is true: whoever reaches this server may use its address")
 	}
-	for _, p := range t.Peers.Allow {
-		if p.Bits() == 0 {
-			add("turn.peers.allow has %s: clients reach this host, its neighbours and cloud metadata", p)
+	for _, l := range t.Listen {
+		if t.Peers.Profile == Lab && !c.Asks(l) && !l.Addr.IsLoopback() {
+			add("turn.peers.profile is lab and %s is not loopback: whoever reaches it may use this server, and reaches this host and its networks", l)
 		}
 	}
 	if n := len(t.Auth.Secret); n > 0 && n < 16 {

@@ -34,7 +34,7 @@ type Hairpin string
 
 const (
 	HairpinAll        Hairpin = "all"
-	HairpinSamePrefix Hairpin = "same-prefix" // those of one IPv4 /24 or IPv6 /64
+	HairpinSamePrefix Hairpin = "same-prefix" // those that one entry of turn.clients, or of the profile, admits
 	HairpinOff        Hairpin = "off"
 )
 
