@@ -268,7 +268,7 @@ func (p *Policy) addOwn(cfg *PolicyConfig) error {
 	p.special.seal()
 	for a := range p.own {
 		// Loopback is this host already, with a rule and a range of its own.
-		if _, r, ok := p.special.lookup(a); ok && (r.rule == RuleLoopback || r.reach == reachNever || r.rule == RuleMetadata) {
+		if _, r, ok := p.special.lookup(a); ok && (r.rule == RuleLoopback || r.reach == reachNever) {
 			continue
 		}
 		host := netip.PrefixFrom(a, a.BitLen())

@@ -78,13 +78,10 @@ func (t *prefixTable[V]) seal() {
 	}
 }
 
-// begin starts a segment at a. Of two that start there the later one is right.
+// begin starts a segment at a. Where two start there, the first is empty and lookup passes over it.
 func (t *prefixTable[V]) begin(a netip.Addr, p netip.Prefix) {
-	s := &t.segments[family(a)]
-	if last := len(*s) - 1; (*s)[last].start == a {
-		*s = (*s)[:last]
-	}
-	*s = append(*s, segment[V]{a, p, t.rows[p]})
+	f := family(a)
+	t.segments[f] = append(t.segments[f], segment[V]{a, p, t.rows[p]})
 }
 
 // lookup returns the longest prefix that contains a, which has no zone.

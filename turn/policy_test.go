@@ -203,6 +203,17 @@ func TestOwnAddressesRefuseTheirOtherPorts(t *testing.T) {
 	}
 }
 
+func TestAnOwnAddressThatIsNoEndpointStaysRefused(t *testing.T) {
+	cfg := corpusConfig(ProfileLab)
+	cfg.OwnAddresses = ipsOf("10.1.0.255", "224.0.0.5", "10.1.0.6")
+	p := policyOf(t, cfg)
+	for peer, want := range map[string]string{"10.1.0.255": "broadcast", "224.0.0.5": "multicast", "10.1.0.6": "+default"} {
+		if got := verdictString(p.JudgePeer(ipOf(peer))); got != want {
+			t.Errorf("%s: got %s, want %s", peer, got, want)
+		}
+	}
+}
+
 func TestOwnRelayIsKnownByBothFormsAndNamedByThePublicOne(t *testing.T) {
 	p := policyOf(t, corpusConfig(ProfileCorporate))
 	for peer, want := range map[string]string{
