@@ -33,7 +33,7 @@ type PolicyConfig struct {
 	// 64:ff9b:1::/48 must be the translator's own prefix, of 48, 56, 64 or 96 bits, since it says where to read the address.
 	Allow, Deny []netip.Prefix
 
-	Ports   *PortSet // ports of peers; nil means DefaultPorts
+	Ports   *PortSet // ports of peers; nil means all from 1024
 	Hairpin Hairpin  // zero means HairpinAll
 
 	// Routes is the system's main routing table. Empty means unknown: neighbours, what lies behind other routes than the
@@ -124,7 +124,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 		return nil, fmt.Errorf("turn.hairpin: %d is not a choice: write all, same-prefix or off", cfg.Hairpin)
 	}
 	if p.ports == nil {
-		p.ports = DefaultPorts()
+		p.ports = unprivilegedPorts
 	}
 	for _, rows := range [...][]special{addressSpace, registry, metadata} {
 		for _, r := range rows {

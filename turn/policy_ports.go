@@ -82,26 +82,6 @@ func (s *PortSet) String() string {
 	return b.String()
 }
 
-// reflectorPorts are the UDP services from port 1024 up that answer a small forged request with a large reply.
-// A relay that reached them would be the forger's hand. Each costs a peer behind a NAT one port in 64512.
-var reflectorPorts = []PortRange{
-	{1434, 1434},   // SQL Server Browser
-	{1900, 1900},   // SSDP
-	{3283, 3283},   // Apple Remote Desktop
-	{3702, 3702},   // WS-Discovery
-	{5093, 5093},   // Sentinel licence server
-	{5353, 5353},   // mDNS
-	{5683, 5683},   // CoAP
-	{10001, 10001}, // Ubiquiti discovery
-	{10074, 10074}, // TP-240
-	{11211, 11211}, // memcached
-	{17185, 17185}, // VxWorks debugger
-	{27960, 27960}, // Quake III status
-	{30718, 30718}, // Lantronix discovery
-	{32410, 32414}, // Plex discovery
-	{33848, 33848}, // Jenkins discovery
-	{37810, 37810}, // video recorder discovery
-}
-
-// DefaultPorts returns the ports from 1024 up, without those of well-known reflectors.
-func DefaultPorts() *PortSet { return NewPortSet([]PortRange{{1024, 65535}}, reflectorPorts...) }
+// unprivilegedPorts are the ports of peers if nobody says otherwise. Which of them belong to well-known reflectors is
+// the configuration's to say; it excludes them by default.
+var unprivilegedPorts = NewPortSet([]PortRange{{1024, 65535}})

@@ -246,12 +246,18 @@ func TestAServiceOnTheUnspecifiedAddressIsOnEveryOwnAddress(t *testing.T) {
 	}
 }
 
-func TestPortsFrom1024WithoutReflectorsAreTheDefault(t *testing.T) {
-	p := policyOf(t, publicConfig())
-	for port, want := range map[uint16]bool{0: false, 53: false, 443: false, 1023: false, 1024: true, 1900: false, 1935: true, 3702: false,
-		5353: false, 11211: false, 19350: true, 32411: false, 65535: true} {
-		if got := p.JudgePort(netip.AddrPortFrom(ipOf("93.184.216.34"), port)); got.Allowed != want {
-			t.Errorf("port %d: got %s, want allowed %t", port, verdictString(got), want)
+func TestPortsOfPeersAreThoseOfTheSetOrAllFrom1024(t *testing.T) {
+	cfg := publicConfig()
+	byDefault := policyOf(t, cfg)
+	cfg.Ports = NewPortSet([]PortRange{{443, 443}, {1024, 65535}}, PortRange{1900, 1900})
+	chosen := policyOf(t, cfg)
+	for port, want := range map[uint16][2]bool{ // by default, chosen
+		0: {false, false}, 53: {false, false}, 443: {false, true}, 1023: {false, false}, 1024: {true, true}, 1900: {true, false}, 1935: {true, true},
+		65535: {true, true},
+	} {
+		peer := netip.AddrPortFrom(ipOf("93.184.216.34"), port)
+		if got := [2]bool{byDefault.JudgePort(peer).Allowed, chosen.JudgePort(peer).Allowed}; got != want {
+			t.Errorf("port %d: got %v, want %v", port, got, want)
 		}
 	}
 }
