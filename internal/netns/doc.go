@@ -27,14 +27,25 @@
 //	func TestPeerSeesTheNAT(t *testing.T) {
 //		lab := netns.New(t)
 //		inet := lab.Internet()
-//		server := inet.Host("server", "203.0.113.1/32")
-//		home := inet.Site(netns.Site{Name: "home", NAT: netns.Masquerade, Public: "192.0.2.1", LAN: "10.0.1.0/24"})
+//		server := inet.Host("server", "203.0.113.1")
+//		home := inet.Site(netns.SiteConfig{Name: "home", NAT: netns.FullCone, Public: "192.0.2.1", LAN: "10.0.1.0/24"})
+//		client := home.Host("client") // 10.0.1.2
 //
-//		echo, err := server.ListenPacket(t.Context(), "udp4", "203.0.113.1:3478")
-//		// … answer with the source address …
-//		conn, err := home.Client.ListenPacket(t.Context(), "udp4", "10.0.1.2:0")
-//		// conn behaves as a socket of the client wherever it is used: a socket stays in the namespace it was made in.
+//		there, err := server.ListenPacket(t.Context(), "udp4", "203.0.113.1:3478")
+//		…
+//		here, err := client.ListenPacket(t.Context(), "udp4", "10.0.1.2:0")
+//		…
+//		here.WriteTo([]byte("hello"), there.LocalAddr())
+//		_, from, err := there.ReadFrom(buf) // from is 192.0.2.1 and a public port
+//
+//		stile := server.Command(t.Context(), binary, "serve") // ends with the test
+//		err = stile.Start()
+//		err = stile.WaitLog(t.Context(), "listening")
 //	}
+//
+// A socket stays in the namespace that it was made in, so here and there work wherever they are used. A carrier-grade NAT is a site
+// behind a site: carrier.Site(…). A NAT that nftables cannot express is SiteConfig.User; a slow or lossy access is
+// SiteConfig.Access, and Internet.AttachSlow for a host without a box. Kinds lists the boxes, with what a prober should find there.
 //
 // Methods that build (Host, Link, Route, NFT, Site, …) end the test with a message when they fail, and so belong on the test's
 // own goroutine. Methods that a running test needs (Do, ListenPacket, Dial, Listen, Command) return errors and are safe for
@@ -50,5 +61,8 @@
 //
 // A goroutine that Do's function starts runs outside the namespace, so names must not be resolved there: pass literal addresses.
 // Namespaces share the machine's clock, processes, file system and CPU. Userspace links and NATs cost two system calls and two
-// copies for each packet: they carry behaviour, not load. The userspace NAT translates IPv4 only.
+// copies for each packet: they carry behaviour, not load; their delays are right to about a millisecond. The userspace NAT
+// translates IPv4 only, tracks no TCP states, and gives a port to one mapping at a time (no port overloading). A box of nftables that
+// is EIF or ADF answers an inbound packet from the mapping that it came by (reply-same), and its addresses are one, not a pool.
+// Sequential256 and the ports of AddressDependent presume a little-endian machine.
 package netns

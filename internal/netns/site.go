@@ -161,7 +161,7 @@ func (s *Site) Host(name string) *Host {
 	link, err := s.Box.nl.LinkByName(port.name)
 	s.lab.must(err, "site %s", s.Config.Name)
 	s.lab.must(s.Box.nl.LinkSetMaster(link, s.lan), "site %s: attach %s", s.Config.Name, name)
-	s.Box.awaitCarrier("lan")
+	s.Box.awaitReady("lan")
 	h.Route("default", s.prefix.Addr().Next().String())
 	if s.prefix6.IsValid() {
 		h.Route("default6", s.prefix6.Addr().Next().String())

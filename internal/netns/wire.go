@@ -5,6 +5,8 @@ package netns
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -65,26 +67,8 @@ func (l *Lab) Link(a, b End) {
 	l.must(a.host.nl.LinkAdd(veth), "link %s:%s to %s:%s", a.host.name, a.name, b.host.name, b.name)
 	a.up()
 	b.up()
-	a.host.awaitCarrier(a.name)
-	b.host.awaitCarrier(b.name)
-}
-
-// carrierTimeout is for a kernel that is busy dismantling many namespaces; otherwise a carrier takes a millisecond.
-const carrierTimeout = 20 * time.Second
-
-// awaitCarrier waits until an interface passes packets. A worker of the kernel does that some time after both ends are up.
-func (h *Host) awaitCarrier(iface string) {
-	h.lab.tb.Helper()
-	for begin := time.Now(); ; time.Sleep(500 * time.Microsecond) {
-		link, err := h.nl.LinkByName(iface)
-		h.lab.must(err, "host %s: interface %s", h.name, iface)
-		if link.Attrs().OperState == netlink.OperUp {
-			return
-		}
-		if time.Since(begin) > carrierTimeout {
-			h.lab.tb.Fatalf("netns: host %s: interface %s is %v after %v", h.name, iface, link.Attrs().OperState, carrierTimeout)
-		}
-	}
+	a.host.awaitReady(a.name)
+	b.host.awaitReady(b.name)
 }
 
 func (e End) up() {
@@ -96,6 +80,59 @@ func (e End) up() {
 	for _, a := range e.addrs {
 		h.Addr(e.name, a)
 	}
+}
+
+// readyTimeout is for a kernel that is busy dismantling many namespaces; otherwise an interface is ready in a millisecond.
+const readyTimeout = 20 * time.Second
+
+// awaitReady waits until an interface passes packets and answers for its addresses. Workers of the kernel bring up the carrier and
+// join the groups of neighbour discovery some time after the calls that asked for it; a first packet before that costs a second.
+func (h *Host) awaitReady(iface string) {
+	h.lab.tb.Helper()
+	for begin := time.Now(); ; time.Sleep(500 * time.Microsecond) {
+		err := h.ready(iface)
+		if err == nil {
+			return
+		}
+		if time.Since(begin) > readyTimeout {
+			h.lab.tb.Fatalf("netns: host %s: interface %s is not ready after %v: %v", h.name, iface, readyTimeout, err)
+		}
+	}
+}
+
+func (h *Host) ready(iface string) error {
+	link, err := h.nl.LinkByName(iface)
+	if err != nil {
+		return err
+	}
+	if s := link.Attrs().OperState; s != netlink.OperUp {
+		return fmt.Errorf("its state is %v", s)
+	}
+	addrs, err := h.nl.AddrList(link, netlink.FAMILY_V6)
+	if err != nil || len(addrs) == 0 {
+		return err
+	}
+	var joined []byte
+	err = h.Do(func() (err error) {
+		joined, err = os.ReadFile("/proc/thread-self/net/igmp6")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		// A line is: index, interface, group in hexadecimal, …; the group of an address is ff02::1:ff and its last three bytes.
+		group := fmt.Sprintf("ff0200000000000000000001ff%x", []byte(a.IP[13:]))
+		found := false
+		for line := range strings.Lines(string(joined)) {
+			f := strings.Fields(line)
+			found = found || len(f) > 2 && f[1] == iface && f[2] == group
+		}
+		if !found {
+			return fmt.Errorf("it has not joined the solicited-node group of %v", a.IP)
+		}
+	}
+	return nil
 }
 
 // Switch is a bridge in a namespace of its own.
@@ -133,7 +170,7 @@ func (s *Switch) Attach(e End) {
 	link, err := s.host.nl.LinkByName(port.name)
 	l.must(err, "switch %s", s.host.name)
 	l.must(s.host.nl.LinkSetMaster(link, s.bridge), "switch %s: attach %s", s.host.name, e.host.name)
-	s.host.awaitCarrier("bridge")
+	s.host.awaitReady("bridge")
 }
 
 // Host is the switch's namespace, for rules in nft's bridge family.
