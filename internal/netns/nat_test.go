@@ -262,19 +262,20 @@ func TestICMPErrorsAreTranslatedBothWays(t *testing.T) {
 func TestEchoAndTCPPass(t *testing.T) {
 	n := newNAT(natPublic, NATConfig{Mapping: APDM, Filtering: APDF, Ports: RandomPorts})
 	for _, proto := range []byte{protoTCP, protoICMP} {
+		n.fromInside(natNow, datagram(proto, inB, remote1, "")) // takes the port or identifier that inA would keep
 		b := datagram(proto, inA, remote1, "data")
 		if fate := n.fromInside(natNow, b); fate != NATOut {
 			t.Fatal(fate)
 		}
 		checkSums(t, b)
 		p, _ := parsePacket(b, false)
-		if p.source() != netip.AddrPortFrom(natPublic, inA.Port()) {
+		if p.source() != netip.AddrPortFrom(natPublic, inA.Port()+1) {
 			t.Errorf("protocol %d leaves from %v", proto, p.source())
 		}
 		back := datagram(proto, remote1, p.source(), "answer")
 		if proto == protoICMP {
 			back[20] = icmpEchoReply
-			binary.BigEndian.PutUint16(back[24:], inA.Port())
+			binary.BigEndian.PutUint16(back[24:], p.source().Port())
 			fillICMPChecksum(back[20:])
 		}
 		if fate := n.fromOutside(natNow, back); fate != NATIn {
