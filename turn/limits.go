@@ -28,7 +28,7 @@ type Limits struct {
 // DefaultLimits is what the configuration has as defaults.
 func DefaultLimits() Limits {
 	return Limits{
-		PerClient:            64,      // a desk runs a few players; an office behind one address needs more
+		PerClient:            1024,    // an office behind one address, and a sixteenth of the default port range
 		PerClientPrefix:      4096,    // a quarter of the default port range
 		Unconfirmed:          1024,    // a second of 1,000 players starting at once; under 1 MB, kernel sockets included 5 MB
 		Permissions:          128,     // peers of one player; a full mesh of Flash is 8

@@ -438,6 +438,13 @@ func (p *Policy) OwnRelay(peer netip.AddrPort) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(o.public, peer.Port()), true
 }
 
+// OwnHostOpen reports whether the policy would let a client reach programs of this host at the address, which is one
+// of the relay addresses: in laboratories, or where an entry says so.
+func (p *Policy) OwnHostOpen(peer netip.Addr) bool {
+	o, ok := p.own[peer.Unmap()]
+	return ok && o.verdict.Allowed
+}
+
 // JudgeHairpin says whether one client of this server may reach another through it. from and to are what
 // [Policy.ClientPrefix] says of them.
 func (p *Policy) JudgeHairpin(from, to int) Verdict {

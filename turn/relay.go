@@ -85,8 +85,7 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 		return
 	}
 	if x.ownHost {
-		if public, ok := c.rules.Policy.OwnRelay(peer); ok {
-			c.hairpin(i, public, p)
+		if public, ok := c.rules.Policy.OwnRelay(peer); ok && c.hairpin(i, public, p) {
 			return
 		}
 		peer = c.localForm(peer)
@@ -135,13 +134,17 @@ func (c *Core) publicForm(a netip.AddrPort) netip.AddrPort {
 	return a
 }
 
-// hairpin delivers to another allocation of this server, with our public address as the source.
-func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) {
+// hairpin delivers to another allocation of this server, with our public address as the source. It reports false when
+// nobody has the port and the policy opens this host: then another program may have it.
+func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) bool {
 	a := &c.allocs[i]
 	shard, other, ok := c.ledger.owner(to)
 	if !ok {
+		if c.rules.Policy.OwnHostOpen(to.Addr()) {
+			return false
+		}
 		c.count(DropHairpin)
-		return
+		return true
 	}
 	a.packetsUp++
 	a.bytesUp += uint64(p.Len)
@@ -150,9 +153,10 @@ func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) {
 	c.count(RelayedHairpin)
 	if shard == c.cfg.Shard {
 		c.HairpinFrom(c.clock, other, a.relayed, a.clientPrefix, p)
-		return
+	} else {
+		c.out = append(c.out, Output{Kind: ToShard, Shard: shard, Allocation: other, Peer: a.relayed, Prefix: a.clientPrefix, Data: p.bytes()})
 	}
-	c.out = append(c.out, Output{Kind: ToShard, Shard: shard, Allocation: other, Peer: a.relayed, Prefix: a.clientPrefix, Data: p.bytes()})
+	return true
 }
 
 // HairpinFrom takes a datagram that another allocation of this server, perhaps of another shard, has sent to this one

@@ -1,0 +1,113 @@
+// Package dataplane moves the packets of a TURN server: the sockets, threads and clocks around turn.Core.
+//
+// An engine runs one turn.Core for each shard. plain is net.PacketConn and a goroutine for each socket, on any
+// system and in the simulator; socket, on Linux, is a thread for each shard around epoll and batched system calls, without a lock and without an
+// allocation for each packet. Both keep to one seam, engine, so that policy, limits, counters and administration are the same.
+//
+// # Limitations
+//
+// A listener with a wildcard address answers from the address the request came to only where the system tells it: on
+// Linux, macOS and the BSDs. Elsewhere name the addresses.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/stilenet/stile/turn"
+)
+
+// Kind names an engine.
+type Kind uint8
+
+// The engines. The zero Kind takes the best that works.
+const (
+	Auto Kind = iota
+	Plain
+	Socket
+)
+
+func (k Kind) String() string { return [...]string{"auto", "plain", "socket"}[k] }
+
+// ParseKind reads auto, plain or socket.
+func ParseKind(s string) (Kind, error) {
+	for k := Auto; k <= Socket; k++ {
+		if s == k.String() {
+			return k, nil
+		}
+	}
+	return Auto, fmt.Errorf("turn.engine: %q is no engine: write auto, plain or socket", s)
+}
+
+// Listener is one address that clients send to.
+type Listener struct {
+	Network     string         // "udp" or "tcp"
+	Address     netip.AddrPort // an unspecified IPv6 address takes IPv4 as well
+	RequireAuth bool           // requests need long-term credentials
+}
+
+func (l Listener) String() string { return l.Network + "://" + l.Address.String() }
+
+// Config is what a Server is made of.
+type Config struct {
+	Engine    Kind
+	Listeners []Listener
+	Relays    []turn.RelayAddress // at least one
+	Ports     turn.PortRange
+	Rules     *turn.Rules
+	Shards    int // socket engine; zero: one for each processor that the process may use
+
+	// Streams and StreamsPerClient bound the TCP connections, all together and for one client address. Zero: no limit.
+	Streams, StreamsPerClient int
+
+	// OnEvents is given the events of a shard, which it then owns. It is called from the packet path and must not block. Nil: they are dropped.
+	OnEvents func([]turn.Event)
+
+	// Seed makes ports and transaction IDs unpredictable. A zero Seed is replaced by one from the system.
+	Seed [32]byte
+
+	// ListenPacket and Listen open the plain engine's sockets, listeners and relayed ports alike; the simulator's
+	// hosts have such functions. Nil: the system's. The socket engine uses the system's always.
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+	Listen       func(ctx context.Context, network, address string) (net.Listener, error)
+}
+
+// Stats are the counters of a server: the cores' and what only sockets know.
+type Stats struct {
+	turn.Stats
+	Streams        int    // TCP connections now
+	StreamsRefused uint64 // for a limit
+	StreamsBroken  uint64 // closed because nothing could be made of what they sent
+	SendErrors     uint64 // datagrams that the system did not take
+	StreamDrops    uint64 // datagrams for a stream whose client does not read
+	HairpinDrops   uint64 // datagrams between shards that found the mailbox full
+	ReceiveDrops   uint64 // datagrams that the kernel dropped because the shard was late, where it says so
+	Panics         uint64 // BUGs in a core, each of which ended one shard's allocations
+}
+
+// ErrClosed is returned for a server that has ended.
+var ErrClosed = errors.New("dataplane: the server has ended")
+
+// engine is the seam: what plain and socket have in common.
+type engine interface {
+	// serve runs until the context ends, then closes all sockets and ends all allocations.
+	serve(ctx context.Context) error
+	// do runs f on the thread that owns the core of the shard, and waits for it.
+	do(ctx context.Context, shard int, f func(now time.Time, c *turn.Core)) error
+	shards() int
+	// addStats adds what only the engine counts.
+	addStats(*Stats)
+}
+
+// Server is a TURN server with its sockets open. Its methods may be called by any number of goroutines.
+type Server struct {
+	cfg    Config
+	kind   Kind
+	why    string
+	ledger *turn.Ledger
+	engine engine
+}
