@@ -36,7 +36,9 @@ func Dial(ctx context.Context, config Config) (*Conn, error) {
 			return d.server(ctx, s)
 		}})
 	}
+	d.strays.Add(1) // so that the count is never zero while a way of the race may still add to it
 	conn, err := d.race(ctx, ways, func(error) bool { return false })
+	d.strays.Done()
 	if err != nil {
 		d.strays.Wait()
 		return nil, err
