@@ -115,7 +115,7 @@ func (f *flood) reply(a *arrival) {
 }
 
 func (f *flood) result() *FloodResult {
-	r := &FloodResult{Sources: f.sources, Sent: f.sent, SentBytes: f.sentBytes, Replies: f.replies, ReplyBytes: f.replyBytes}
+	r := &FloodResult{Sources: f.sources, Sent: f.sent, SentBytes: f.sentBytes, Skipped: f.pacer.skipped, Replies: f.replies, ReplyBytes: f.replyBytes}
 	if f.sentBytes > 0 {
 		r.Amplified = float64(f.replyBytes) / float64(f.sentBytes)
 	}

@@ -44,7 +44,9 @@ func limitText(l limit, searched bool) string {
 func writeRun(w io.Writer, r *RunReport) error {
 	t := r.Trial
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
 	row("server", "%s", r.Server)
 	row("load", "%d allocations, %s, %s, %d bytes, %s packets/s for %.1f s", r.Allocations, r.Mode, t.Direction, t.SizeBytes, grouped(t.TargetRate), t.Seconds)
 	row("delivered", "%s packets/s (%d of %d sent, loss %.3f %%)", grouped(t.DeliveryRate), t.Received, t.Sent, t.Loss*100)
@@ -81,7 +83,9 @@ func writeCPU(row func(name, format string, args ...any), t *TrialResult) {
 
 func writeAllocations(w io.Writer, name string, r *AllocationResult) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
 	row("server", "%s", name)
 	row("allocations", "%s made, %s failed %s", grouped(float64(r.Allocations-r.Failed)), grouped(float64(r.Failed)), describe(r.Errors))
 	row("rate", "%s per second (Allocate and ChannelBind, %d outstanding, %d retransmissions)", grouped(r.PerSecond), r.Outstanding, r.Retransmits)

@@ -54,6 +54,7 @@ type FloodResult struct {
 	Sources      int     `json:"sources"`
 	Sent         uint64  `json:"sent"`
 	SentBytes    uint64  `json:"sent_bytes"` // IP packets
+	Skipped      uint64  `json:"skipped"`    // of the flood's schedule
 	Replies      uint64  `json:"replies"`
 	ReplyBytes   uint64  `json:"reply_bytes"`   // IP packets
 	Amplified    float64 `json:"amplification"` // reply bytes / sent bytes

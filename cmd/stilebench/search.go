@@ -9,8 +9,9 @@ import "time"
 //	confirm  one long trial at what passed; when it fails, 4 % less, and again
 //
 // Noise only ever makes a trial worse, never better: another process takes the CPU for some milliseconds and a queue
-// overflows. So one passing trial proves a rate, and only two failing ones refute it. What the machine
-// cannot sustain over seconds is caught by the confirming trial.
+// overflows. So one passing trial proves a rate, and only two failing ones refute it; one that failed because of the
+// generator or the machine says nothing and is repeated, within reason. What the machine cannot sustain over seconds is
+// caught by the confirming trial.
 type searchConfig struct {
 	first   float64       // packets/s of the first trial
 	highest float64       // packets/s; the search does not go above
@@ -25,6 +26,8 @@ const (
 	bisectUntil     = 1.03 // first failing rate / last passing rate
 	backOff         = 0.96
 	confirmAttempts = 8
+	refutations     = 2
+	trialsAtMost    = 4 // at one rate
 )
 
 type searchResult struct {
@@ -43,7 +46,7 @@ func passes(t *TrialResult, maxLoss float64) bool {
 func searchMaxRate(cfg searchConfig, try func(rate float64, d time.Duration) (*TrialResult, error)) (searchResult, error) {
 	var res searchResult
 	attempt := func(rate float64) (bool, error) {
-		for range 2 {
+		for tries, refuted := 0, 0; tries < trialsAtMost && refuted < refutations; tries++ {
 			t, err := try(rate, cfg.short)
 			if err != nil {
 				return false, err
@@ -53,7 +56,9 @@ func searchMaxRate(cfg searchConfig, try func(rate float64, d time.Duration) (*T
 				res.generator = false
 				return true, nil
 			}
-			res.generator = t.Limit == limitGenerator
+			if res.generator = t.Limit == limitGenerator; t.Limit == limitServer {
+				refuted++
+			}
 		}
 		return false, nil
 	}
