@@ -1,0 +1,297 @@
+package dataplane
+
+import (
+	"bytes"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilenet/stile/turn"
+)
+
+// Ours to tune.
+const (
+	// slotCount is how many datagrams a shard takes before it sends what they led to.
+	slotCount = 128
+	// batchCount is how many it takes from one socket at a time, so that a flood of one client does not keep the others waiting.
+	batchCount = 64
+	// slotSize is the distance of receive buffers in bytes. Each holds the longest message there is, so that nothing is ever cut;
+	// the memory behind the first page of a buffer exists only once a datagram was that long. The odd 256 bytes
+	// keep the beginnings of all buffers from sharing one set of the processor's first cache.
+	slotSize = 65536 + 256
+)
+
+const _ = uint(slotSize - (turn.Headroom + turn.MaxFrame + turn.Tailroom))
+
+// mmsghdr is struct mmsghdr.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// receiver is the buffers of recvmmsg, made once. Slots are used in turn and all freed at once.
+type receiver struct {
+	slab  []byte
+	hdrs  []mmsghdr
+	iovs  []unix.Iovec
+	names []sockaddr
+	ctls  []control
+	used  int
+}
+
+func newReceiver() *receiver {
+	r := &receiver{
+		slab: make([]byte, slotCount*slotSize), hdrs: make([]mmsghdr, slotCount), iovs: make([]unix.Iovec, slotCount),
+		names: make([]sockaddr, slotCount), ctls: make([]control, slotCount), used: slotCount,
+	}
+	for i := range r.hdrs {
+		r.iovs[i].Base = &r.slab[i*slotSize+turn.Headroom]
+		r.iovs[i].SetLen(turn.MaxFrame)
+		h := &r.hdrs[i].hdr
+		h.Name = &r.names[i][0]
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+		h.Control = &r.ctls[i].bytes()[0]
+	}
+	r.reset()
+	return r
+}
+
+// reset frees all slots.
+func (r *receiver) reset() {
+	for i := range r.hdrs[:r.used] {
+		h := &r.hdrs[i].hdr
+		h.Namelen = uint32(len(r.names[i]))
+		h.SetControllen(controlSize)
+	}
+	r.used = 0
+}
+
+func (r *receiver) left() int { return slotCount - r.used }
+
+// packet is the datagram of a slot.
+func (r *receiver) packet(slot int) turn.Packet {
+	return turn.Packet{Buf: r.slab[slot*slotSize:][:slotSize:slotSize], At: turn.Headroom, Len: int(r.hdrs[slot].len)}
+}
+
+// receive fills up to limit slots, from r.used on, and takes them.
+func (r *receiver) receive(fd, limit int) (n int, errno syscall.Errno) {
+	n, errno = recvmmsg(fd, r.hdrs[r.used:r.used+limit])
+	r.used += n
+	return n, errno
+}
+
+// copied puts a message that did not come by recvmmsg into a slot.
+func (r *receiver) copied(b []byte) turn.Packet {
+	slot := r.used
+	r.used++
+	r.hdrs[slot].len = uint32(copy(r.slab[slot*slotSize+turn.Headroom:][:turn.MaxFrame], b))
+	return r.packet(slot)
+}
+
+// item is one datagram to send.
+type item struct {
+	ctl     control
+	iov     unix.Iovec
+	name    sockaddr
+	nameLen uint32
+	ctlLen  uint32
+	next    int32 // of the same socket: index + 1
+}
+
+func (it *item) put(data []byte) {
+	it.iov.Base = unsafe.SliceData(data)
+	it.iov.SetLen(len(data))
+}
+
+func (it *item) data() []byte { return unsafe.Slice(it.iov.Base, int(it.iov.Len)) }
+
+// queue is the items of one socket. The zero queue is empty.
+type queue struct {
+	head, tail int32 // index + 1
+	count      int32
+}
+
+// sender is the buffers of sendmmsg, made once.
+//
+// Items are collected for each socket over a whole batch: a relayed port that has several pays for one
+// system call.
+type sender struct {
+	items []item
+	used  int
+	hdrs  []mmsghdr
+	iovs  []unix.Iovec
+
+	segments    bool // the system can cut datagrams (UDP_SEGMENT)
+	longestRun  int  // bytes of a datagram that it may be asked to cut into; lowered when a path is narrower
+	segmentRuns uint64
+}
+
+// Bounds of one run of equal datagrams, which the kernel sends as one and cuts late.
+const (
+	maxSegments     = 64 // from the specification: the kernel's bound
+	maxSegmentBytes = 65000
+	longestSegment  = 9000 // bytes; above, IP fragments anyway
+)
+
+func newSender() *sender {
+	return &sender{
+		items: make([]item, 2*slotCount), hdrs: make([]mmsghdr, 2*slotCount), iovs: make([]unix.Iovec, 2*slotCount),
+		segments: true, longestRun: longestSegment,
+	}
+}
+
+// add makes an item. There must be one left.
+func (s *sender) add(q *queue, data []byte) *item {
+	it := &s.items[s.used]
+	s.used++
+	it.put(data)
+	it.nameLen, it.ctlLen, it.next = 0, 0, 0
+	if q.count == 0 {
+		q.head = int32(s.used)
+	} else {
+		s.items[q.tail-1].next = int32(s.used)
+	}
+	q.tail = int32(s.used)
+	q.count++
+	return it
+}
+
+func (s *sender) full() bool { return s.used == len(s.items) }
+
+// send sends a queue from one socket and empties it. It returns how many datagrams the system did not take.
+func (s *sender) send(fd int, q *queue) (lost int) {
+	first := q.head
+	single := q.count == 1
+	*q = queue{}
+	if it := &s.items[first-1]; single && it.ctlLen == 0 { // sendto is cheaper than sendmmsg by its copies of headers
+		for {
+			_, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(it.iov.Base)), uintptr(it.iov.Len), 0,
+				uintptr(unsafe.Pointer(&it.name)), uintptr(it.nameLen))
+			if errno == unix.EINTR {
+				continue
+			}
+			if errno != 0 {
+				return 1
+			}
+			return 0
+		}
+	}
+	return s.sendAll(fd, s.hdrs[:s.gather(first)])
+}
+
+// gather lays the items of a queue out for sendmmsg. Neighbours of the same size, or with the last one shorter, to the same
+// address become one message that the kernel cuts.
+func (s *sender) gather(first int32) (msgs int) {
+	iovs := 0
+	var run *item // the first of the run that the last message is
+	var size, total, count int
+	open := false
+	for k := first; k != 0; {
+		it := &s.items[k-1]
+		k = it.next
+		n := int(it.iov.Len)
+		s.iovs[iovs] = it.iov
+		iovs++
+		if open && n <= size && n > 0 && count < maxSegments && total+n <= maxSegmentBytes && it.nameLen == run.nameLen && it.name == run.name &&
+			it.ctlLen == run.ctlLen && bytes.Equal(it.ctl.bytes()[:it.ctlLen], run.ctl.bytes()[:it.ctlLen]) {
+			h := &s.hdrs[msgs-1].hdr
+			if count == 1 {
+				h.Control = &run.ctl.bytes()[0]
+				h.SetControllen(run.ctl.putSegment(int(run.ctlLen), size))
+				s.segmentRuns++
+			}
+			count++
+			total += n
+			h.SetIovlen(count)
+			open = n == size
+			continue
+		}
+		h := &s.hdrs[msgs].hdr
+		msgs++
+		h.Name, h.Namelen = &it.name[0], it.nameLen
+		h.Iov = &s.iovs[iovs-1]
+		h.SetIovlen(1)
+		h.Control = nil
+		h.SetControllen(0)
+		if it.ctlLen > 0 {
+			h.Control = &it.ctl.bytes()[0]
+			h.SetControllen(int(it.ctlLen))
+		}
+		run, size, total, count = it, n, n, 1
+		open = s.segments && n > 0 && n <= s.longestRun
+	}
+	return msgs
+}
+
+func (s *sender) sendAll(fd int, hdrs []mmsghdr) (lost int) {
+	for len(hdrs) > 0 {
+		n, errno := sendmmsg(fd, hdrs)
+		switch {
+		case errno == 0:
+			hdrs = hdrs[n:]
+		case errno == unix.EINTR:
+		case errno == unix.EAGAIN: // the socket's buffer is full: the rest would fare no better
+			for i := range hdrs {
+				lost += int(hdrs[i].hdr.Iovlen)
+			}
+			return lost
+		default:
+			if hdrs[0].hdr.Iovlen > 1 {
+				lost += s.sendSingly(fd, &hdrs[0].hdr, errno)
+			} else {
+				lost++
+			}
+			hdrs = hdrs[1:]
+		}
+	}
+	return lost
+}
+
+// sendSingly sends the datagrams of a run that the system would not take as one.
+func (s *sender) sendSingly(fd int, run *unix.Msghdr, why syscall.Errno) (lost int) {
+	iovs := unsafe.Slice(run.Iov, int(run.Iovlen))
+	h := mmsghdr{hdr: *run}
+	h.hdr.SetIovlen(1)
+	h.hdr.SetControllen(int(run.Controllen) - unix.CmsgSpace(2))
+	if h.hdr.Controllen == 0 {
+		h.hdr.Control = nil
+	}
+	s.hdrs[len(s.hdrs)-1] = h // not on the stack: the kernel is given its address
+	one := s.hdrs[len(s.hdrs)-1:]
+	for i := range iovs {
+		one[0].hdr.Iov = &iovs[i]
+		if _, errno := sendmmsg(fd, one); errno != 0 {
+			lost++
+		}
+	}
+	if lost == 0 { // so it was the cutting
+		if why == unix.EINVAL || why == unix.EMSGSIZE {
+			s.longestRun = int(iovs[0].Len) - 1
+		} else {
+			s.segments = false
+		}
+	}
+	return lost
+}
+
+// The sockets do not block, so that the scheduler need not know of these calls: it would cost 100 ns for each.
+
+func recvmmsg(fd int, hdrs []mmsghdr) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(hdrs))), uintptr(len(hdrs)),
+		unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func sendmmsg(fd int, hdrs []mmsghdr) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(hdrs))), uintptr(len(hdrs)),
+		unix.MSG_DONTWAIT, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}

@@ -1,0 +1,164 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilenet/stile/turn"
+)
+
+var errBug = errors.New("dataplane: a BUG ended the shard's allocations")
+
+// socketEngine is the engine of Linux: a thread for each shard, which has its own sockets of every listener, its own
+// epoll and its own core.
+//
+//	          ┌ shard 0 ───────────────────────────────────────────────┐
+//	clients ══╡ listener (SO_REUSEPORT) ─▶ recvmmsg ─▶ core ─▶ sendto   ╞══ peers
+//	          │           ◀─ sendmmsg ◀─ core ◀─ recvmmsg ◀─ relayed port│
+//	          └──────────────────────────┬─────────────────────────────┘
+//	                            mailbox (hairpins, control)
+//	          ┌ shard 1 ─────────────────┴─────────────────────────────┐
+//
+// The kernel picks a client's shard by its address and port, and the relayed ports of the client are the shard's, so
+// that no packet crosses shards but those between two clients.
+type socketEngine struct {
+	cfg     *Config
+	all     []*shard
+	streams streamCount
+	started atomic.Bool
+}
+
+func openSocket(_ context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, err error) {
+	n := cfg.Shards
+	if n <= 0 {
+		n = runtime.GOMAXPROCS(0)
+	}
+	raiseDescriptors()
+	e := &socketEngine{cfg: cfg, all: make([]*shard, n)}
+	e.streams = streamCount{clients: make(map[netip.Addr]int), max: cfg.Streams, perClient: cfg.StreamsPerClient}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	for i := range e.all {
+		if e.all[i], err = newShard(e, i, ledger); err != nil {
+			return nil, fmt.Errorf("dataplane: shard %d: %w", i, err)
+		}
+		e.all[i].posted = make([]bool, n)
+	}
+	cfg.Listeners = slices.Clone(cfg.Listeners)
+	for i := range cfg.Listeners {
+		if err := e.listen(&cfg.Listeners[i], i); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// listen opens a listener for all shards. A port of 0 becomes the one that the system gave to the first.
+func (e *socketEngine) listen(l *Listener, index int) error {
+	if l.Network != "udp" && l.Network != "tcp" {
+		return fmt.Errorf("turn.listen: %v: the network must be udp or tcp", l)
+	}
+	if len(e.all) > 1 && l.Address.Port() != 0 {
+		if err := exclusive(*l, index); err != nil {
+			return listenError(*l, err)
+		}
+	}
+	for _, s := range e.all {
+		x, err := openListener(*l, index, len(e.all) > 1)
+		if err != nil {
+			return listenError(*l, err)
+		}
+		if err := s.listen(x); err != nil {
+			return listenError(*l, err)
+		}
+		l.Address = netip.AddrPortFrom(l.Address.Addr(), x.local.Port())
+	}
+	return nil
+}
+
+// close closes an engine that does not run.
+func (e *socketEngine) close() {
+	for _, s := range e.all {
+		if s != nil {
+			s.close()
+			s.box.close()
+		}
+	}
+}
+
+func (e *socketEngine) serve(ctx context.Context) error {
+	if !e.started.CompareAndSwap(false, true) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return ErrClosed
+	}
+	var running sync.WaitGroup
+	for _, s := range e.all {
+		running.Go(s.run)
+	}
+	<-ctx.Done()
+	for _, s := range e.all {
+		s.stop.Store(true)
+		s.box.wake()
+	}
+	running.Wait()
+	for _, s := range e.all {
+		s.box.close()
+	}
+	return nil
+}
+
+func (e *socketEngine) do(ctx context.Context, shard int, f func(time.Time, *turn.Core)) error {
+	c := &call{f: f, done: make(chan struct{})}
+	if err := e.all[shard].box.ask(c); err != nil {
+		return err
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		if c.taken.CompareAndSwap(false, true) {
+			return ctx.Err()
+		}
+		<-c.done // it runs already
+		return c.err
+	}
+}
+
+func (e *socketEngine) shards() int { return len(e.all) }
+
+func (e *socketEngine) addStats(s *Stats) {
+	s.Streams += e.streams.now()
+	for _, x := range e.all {
+		c := &x.counters
+		s.StreamsRefused += c.streamsRefused.Load()
+		s.StreamsBroken += c.streamsBroken.Load()
+		s.SendErrors += c.sendErrors.Load()
+		s.StreamDrops += c.streamDrops.Load()
+		s.HairpinDrops += c.hairpinDrops.Load()
+		s.ReceiveDrops += c.receiveDrops.Load()
+		s.Panics += c.panics.Load()
+	}
+}
+
+// raiseDescriptors raises the soft limit of open files to the hard one, as far as the runtime has not.
+func raiseDescriptors() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
+		l.Cur = l.Max
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
+	}
+}

@@ -1,0 +1,379 @@
+package dataplane
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stilenet/stile/turn"
+)
+
+// Ours to tune.
+const (
+	tickEvery = time.Second
+	spinFor   = 1                // milliseconds without a packet after which a shard sleeps
+	bugEvery  = 10 * time.Second // between two reports of a BUG
+)
+
+// shard is one thread with its sockets and its core. Only the thread touches it, but for the mailbox and the counters.
+type shard struct {
+	cfg    *Config
+	engine *socketEngine
+	number int
+	core   *turn.Core
+	box    mailbox
+	stop   atomic.Bool
+
+	poll      epoll
+	rx        *receiver
+	tx        *sender
+	listeners []*listener // as the configuration has them
+	relays    []relay     // by allocation
+	streams   streams
+	letters   letters // the spare one
+	calls     []*call // taken from the mailbox
+	posted    []bool  // by shard: its mailbox got something in this batch
+
+	now      time.Time
+	nextTick time.Time
+	hot      bool        // there was traffic a moment ago
+	ready    []tag       // sockets that have more than the last batch took
+	spare    []tag       // the list before, reused
+	touched  []tag       // sockets that have something to send
+	routed   int         // outputs of the core that are queued
+	src      turn.Source // of the message in hand; a field, so that it is not allocated
+
+	counters struct {
+		streamsRefused, streamsBroken, sendErrors, streamDrops, hairpinDrops, receiveDrops, panics atomic.Uint64
+	}
+	bugs    uint64 // not reported yet
+	nextBug time.Time
+}
+
+func newShard(e *socketEngine, number int, ledger *turn.Ledger) (*shard, error) {
+	s := &shard{cfg: e.cfg, engine: e, number: number, rx: newReceiver(), tx: newSender()}
+	s.streams.scratch = make([]byte, streamScratch)
+	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	s.box.event = event
+	if s.poll, err = newEpoll(); err != nil {
+		_ = unix.Close(event)
+		return nil, err
+	}
+	if err := s.poll.add(event, unix.EPOLLIN|edge, makeTag(tagMailbox, 0, 0)); err != nil {
+		_ = unix.Close(event)
+		_ = unix.Close(s.poll.fd)
+		return nil, err
+	}
+	s.core = turn.NewCore(time.Now(), coreConfig(e.cfg, ledger, number, len(e.all), s))
+	return s, nil
+}
+
+// listen takes a listener's socket.
+func (s *shard) listen(l *listener) error {
+	s.listeners = append(s.listeners, l)
+	events := uint32(unix.EPOLLIN)
+	if !l.stream {
+		events |= edge
+	}
+	return s.poll.add(l.fd, events, makeTag(tagListener, 0, uint32(len(s.listeners)-1)))
+}
+
+// run is the shard's life.
+func (s *shard) run() {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the shard
+	name, _ := unix.BytePtrFromString(fmt.Sprintf("shard %d", s.number))
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0)
+	for !s.stop.Load() {
+		s.guarded(func() { s.round(s.wait()) })
+	}
+	s.guarded(func() {
+		s.now = time.Now()
+		s.core.Shutdown(s.now)
+		s.flush()
+	})
+	s.close()
+}
+
+// close closes all descriptors but the mailbox's, which other shards may still use.
+func (s *shard) close() {
+	s.closeRelays()
+	s.closeStreams()
+	for _, l := range s.listeners {
+		_ = unix.Close(l.fd)
+	}
+	_ = unix.Close(s.poll.fd)
+}
+
+// wait waits until there is something to do, and returns the number of events.
+func (s *shard) wait() int {
+	if len(s.ready) > 0 {
+		n, _ := s.poll.spin(0)
+		return n
+	}
+	if s.hot {
+		n, interrupted := s.poll.spin(spinFor)
+		if n > 0 || interrupted {
+			return n
+		}
+		s.hot = false
+	}
+	timeout := -1
+	if s.busy() {
+		timeout = max(0, int((time.Until(s.nextTick)+time.Millisecond-1)/time.Millisecond))
+	}
+	n := s.poll.sleep(timeout)
+	s.hot = n > 0
+	return n
+}
+
+// busy reports whether time alone can change anything.
+func (s *shard) busy() bool { return s.core.Busy() || s.streams.open > 0 || s.streams.paused }
+
+// round takes a batch from each socket that has something, and sends what that led to.
+func (s *shard) round(events int) {
+	s.now = time.Now()
+	for i := range events {
+		s.note(s.poll.tag(i), s.poll.events[i].Events)
+	}
+	batch := s.ready
+	s.ready = s.spare[:0]
+	for _, t := range batch {
+		switch t.kind() {
+		case tagMailbox:
+			s.takeMail()
+		case tagListener:
+			s.receiveListener(t.index())
+		case tagRelay:
+			s.receiveRelay(t.index(), t.generation())
+		}
+	}
+	s.spare = batch
+	if !s.now.Before(s.nextTick) {
+		s.tick()
+	}
+	s.flush()
+}
+
+// note puts the socket of an event into the list of what is ready, once.
+func (s *shard) note(t tag, events uint32) {
+	i := t.index()
+	switch t.kind() {
+	case tagMailbox:
+		s.ready = append(s.ready, t)
+	case tagListener:
+		l := s.listeners[i]
+		if l.stream {
+			s.accept(l)
+			return
+		}
+		s.again(&l.queued, t)
+	case tagRelay:
+		if r := &s.relays[i]; r.open && r.generation == t.generation() {
+			s.again(&r.queued, t)
+		}
+	case tagStream:
+		s.streamEvent(i, t.generation(), events)
+	}
+}
+
+func (s *shard) again(queued *bool, t tag) {
+	if !*queued {
+		*queued = true
+		s.ready = append(s.ready, t)
+	}
+}
+
+// room makes sure that at least so many receive slots are free, and returns how many a batch may have.
+func (s *shard) room(least int) int {
+	if s.rx.left() < least {
+		s.flush()
+	}
+	return min(s.rx.left(), batchCount)
+}
+
+func (s *shard) tick() {
+	s.nextTick = s.now.Add(tickEvery)
+	s.tx.longestRun = longestSegment // what was too long for a path may be for another, or not any more
+	if !s.busy() {
+		return
+	}
+	s.core.Tick(s.now)
+	s.route()
+	s.sweepStreams()
+}
+
+// route queues the core's new outputs at the sockets that they leave by. It comes after each packet, so that an
+// output cannot meet another port under the index of its allocation.
+func (s *shard) route() {
+	outs := s.core.Outputs()
+	for ; s.routed < len(outs); s.routed++ {
+		if s.tx.full() {
+			s.send()
+		}
+		o := &outs[s.routed]
+		switch o.Kind {
+		case turn.ToPeer:
+			r := &s.relays[o.Allocation]
+			if !r.open {
+				panic("BUG: dataplane: an output of a relayed port that is closed")
+			}
+			it := s.tx.add(&r.queue, o.Data)
+			it.nameLen = it.name.put(o.Peer, r.inet6, 0)
+			if r.count == 1 {
+				s.touched = append(s.touched, makeTag(tagRelay, r.generation, o.Allocation))
+			}
+		case turn.ToClient:
+			if o.Source.Stream != 0 {
+				s.toStream(o)
+				continue
+			}
+			l := s.listeners[o.Source.Listener]
+			it := s.tx.add(&l.queue, o.Data)
+			it.nameLen = it.name.put(o.Source.Client, l.inet6, o.Source.Interface)
+			if l.wildcard {
+				it.ctlLen = uint32(it.ctl.putSource(o.Source.Server.Addr(), l.inet6, o.Source.Interface))
+			}
+			if l.count == 1 {
+				s.touched = append(s.touched, makeTag(tagListener, 0, uint32(o.Source.Listener)))
+			}
+		case turn.ToShard:
+			if !s.engine.all[o.Shard].box.post(o) {
+				s.counters.hairpinDrops.Add(1)
+				continue
+			}
+			s.posted[o.Shard] = true
+		default:
+			panic("BUG: dataplane: an output of no kind")
+		}
+	}
+}
+
+// send sends what is queued.
+func (s *shard) send() {
+	for _, t := range s.touched {
+		switch i := t.index(); t.kind() {
+		case tagRelay:
+			if r := &s.relays[i]; r.count > 0 { // else it was closed
+				s.lost(s.tx.send(int(r.fd), &r.queue))
+			}
+		case tagListener:
+			l := s.listeners[i]
+			s.lost(s.tx.send(l.fd, &l.queue))
+		case tagStream:
+			s.writeStream(s.streams.all[i])
+		}
+	}
+	s.touched = s.touched[:0]
+	s.tx.used = 0
+}
+
+// flush ends a batch: everything is sent, and the buffers are free again.
+func (s *shard) flush() {
+	s.route()
+	s.send()
+	for i, posted := range s.posted {
+		if posted {
+			s.engine.all[i].box.wake()
+			s.posted[i] = false
+		}
+	}
+	s.reapStreams()
+	s.core.Reset()
+	s.routed = 0
+	s.rx.reset()
+	if events := s.core.TakeEvents(); len(events) > 0 && s.cfg.OnEvents != nil {
+		s.cfg.OnEvents(events)
+	}
+}
+
+func (s *shard) lost(n int) {
+	if n > 0 {
+		s.counters.sendErrors.Add(uint64(n))
+	}
+}
+
+func (s *shard) noteDrops(last *uint32, f facts) {
+	if f.saysDrops && f.drops != *last {
+		s.counters.receiveDrops.Add(uint64(f.drops - *last))
+		*last = f.drops
+	}
+}
+
+// takeMail takes what other shards and the control functions have left.
+func (s *shard) takeMail() {
+	full, calls := s.box.take(s.letters)
+	for i := range full.mail {
+		m := &full.mail[i]
+		p := turn.Packet{Buf: full.arena[m.at-turn.Headroom : m.at+m.size+turn.Tailroom], At: turn.Headroom, Len: m.size}
+		s.core.HairpinFrom(s.now, m.allocation, m.from, m.prefix, p)
+		s.route()
+	}
+	if len(full.mail) > 0 {
+		s.flush() // outputs alias the letters
+	}
+	s.letters = full
+	s.calls = append(s.calls, calls...)
+	for len(s.calls) > 0 { // what is left after a BUG in one of them waits for the next round
+		c := s.calls[0]
+		s.calls = s.calls[1:]
+		s.call(c)
+	}
+	s.calls = nil
+}
+
+func (s *shard) call(c *call) {
+	if !c.taken.CompareAndSwap(false, true) {
+		return
+	}
+	err := errBug
+	defer func() { c.finish(err) }()
+	c.f(s.now, s.core)
+	s.route()
+	err = nil
+}
+
+// guarded runs f. A BUG in it ends the allocations of this shard, and not the process: it is one packet of one client that
+// led there, and the other shards' clients have no part in it. The core's tables may be inconsistent after it, so all of
+// them go, and a fresh core takes over.
+func (s *shard) guarded(f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.restart(v, debug.Stack())
+		}
+	}()
+	f()
+}
+
+func (s *shard) restart(v any, stack []byte) {
+	s.counters.panics.Add(1)
+	s.now = time.Now()
+	s.closeRelays()
+	s.closeStreams()
+	s.tx.used, s.routed, s.touched = 0, 0, s.touched[:0]
+	s.rx.reset()
+	s.core = s.core.Successor(s.now)
+	s.ready = s.ready[:0]
+	for i, l := range s.listeners {
+		l.queue, l.queued = queue{}, false
+		if !l.stream {
+			s.again(&l.queued, makeTag(tagListener, 0, uint32(i))) // its event may have been in hand
+		}
+	}
+	s.ready = append(s.ready, makeTag(tagMailbox, 0, 0))
+	events := s.core.TakeEvents()
+	if s.bugs++; !s.now.Before(s.nextBug) {
+		events = append(events, turn.Event{Kind: turn.EventBug, At: s.now, Count: s.bugs, Err: fmt.Errorf("%v\n%s", v, stack)})
+		s.bugs, s.nextBug = 0, s.now.Add(bugEvery)
+	}
+	if len(events) > 0 && s.cfg.OnEvents != nil {
+		s.cfg.OnEvents(events)
+	}
+}
