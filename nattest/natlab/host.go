@@ -183,7 +183,7 @@ func (h *Host) ingress(now time.Time, p *Packet) {
 	case TCP:
 		h.tcpIngress(now, p)
 	case ICMP:
-		h.icmpIngress(p)
+		h.icmpIngress(now, p)
 	default:
 		panic(fmt.Sprintf("BUG: natlab: packet with protocol %d", p.Proto))
 	}
@@ -200,7 +200,7 @@ func (h *Host) refuse(now time.Time, p *Packet) {
 	}
 }
 
-func (h *Host) icmpIngress(p *Packet) {
+func (h *Host) icmpIngress(now time.Time, p *Packet) {
 	taken := false
 	switch p.Err.Proto {
 	case UDP:
@@ -208,7 +208,7 @@ func (h *Host) icmpIngress(p *Packet) {
 			taken = c.pushError(p.Err)
 		}
 	case TCP:
-		taken = h.tcpError(p.Err)
+		taken = h.tcpError(now, p.Err)
 	}
 	if taken {
 		h.net.end(p, Reported)

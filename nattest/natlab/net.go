@@ -183,6 +183,7 @@ type rank struct {
 	host   int // node id + 1
 	proto  Proto
 	port   uint16
+	conn   uint64 // of TCP
 	serial uint64
 }
 
@@ -194,6 +195,8 @@ func (a rank) less(b rank) bool {
 		return a.proto < b.proto
 	case a.port != b.port:
 		return a.port < b.port
+	case a.conn != b.conn:
+		return a.conn < b.conn
 	}
 	return a.serial < b.serial
 }
