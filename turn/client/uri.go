@@ -93,8 +93,7 @@ func splitHost(s string) (host, port string, err error) {
 		if err != nil {
 			host = s[1:end]
 		}
-		addr, err := netip.ParseAddr(host)
-		if err != nil || !addr.Is6() {
+		if !isIPv6(host) {
 			return "", "", fmt.Errorf("%q in brackets is not an IPv6 address", s[1:end])
 		}
 		if rest == "" {
@@ -105,7 +104,7 @@ func splitHost(s string) (host, port string, err error) {
 		}
 		return host, rest[1:], nil
 	}
-	if addr, err := netip.ParseAddr(s); err == nil && addr.Is6() {
+	if isIPv6(s) {
 		return s, "", nil
 	}
 	host, port, asked := strings.Cut(s, ":")
@@ -115,12 +114,20 @@ func splitHost(s string) (host, port string, err error) {
 	if host == "" || len(host) > maxHost {
 		return "", "", fmt.Errorf("want a host of 1 to %d characters", maxHost)
 	}
-	for _, r := range host {
-		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_", r) {
-			return "", "", fmt.Errorf("%q does not belong into a host name", r)
-		}
+	if at := strings.IndexFunc(host, foreignToNames); at >= 0 {
+		return "", "", fmt.Errorf("%q does not belong into a host name", host[at:])
 	}
 	return host, port, nil
+}
+
+// isIPv6 is strict about the zone, in which netip takes anything.
+func isIPv6(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Is6() && !strings.ContainsFunc(a.Zone(), foreignToNames)
+}
+
+func foreignToNames(r rune) bool {
+	return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_", r)
 }
 
 const maxHost = 253 // characters of a name, RFC 1035 §2.3.4 without the root
