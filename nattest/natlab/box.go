@@ -36,7 +36,7 @@ func (s *Segment) Box(name string, cfg BoxConfig) *Box {
 	n := s.net
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	b := &Box{net: n, node: n.newNode(name), inside: n.newSegment("inside " + name)}
+	b := &Box{net: n, node: n.newNode(name, s), inside: n.newSegment("inside " + name)}
 	b.inside.gateway = b
 	b.outside = n.newLink(name, s, b.node)
 	b.outside.to = b

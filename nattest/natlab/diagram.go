@@ -25,7 +25,6 @@ type trace struct {
 	end   Disposition
 	src   netip.AddrPort // at the end
 	dst   netip.AddrPort
-	ended time.Time
 }
 
 // stop is a node that a packet came to, with the addresses it had there.
@@ -77,7 +76,7 @@ func (n *Net) Diagram() string {
 
 	used := make(map[int]int) // node id to column
 	var names []string
-	for _, nd := range n.nodes {
+	for _, nd := range n.columns() {
 		if slices.ContainsFunc(traces, func(t *trace) bool {
 			return slices.ContainsFunc(t.stops, func(s stop) bool { return s.node == nd })
 		}) {
@@ -105,6 +104,40 @@ func (n *Net) Diagram() string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// columns puts the nodes into the order of the diagram: on the left what is inside the first box, which stands to the right
+// of it; then public hosts; then the other boxes, each to the left of its inside.
+func (n *Net) columns() []*node {
+	var left, middle, right []*node
+	inside := func(box *node) (list []*node) {
+		for _, nd := range n.nodes {
+			if nd.inside == box {
+				list = append(list, nd)
+			}
+		}
+		return list
+	}
+	var tree func(nd *node) []*node
+	tree = func(nd *node) []*node {
+		list := []*node{nd}
+		for _, child := range inside(nd) {
+			list = append(list, tree(child)...)
+		}
+		return list
+	}
+	for _, nd := range inside(nil) {
+		switch t := tree(nd); {
+		case len(t) == 1:
+			middle = append(middle, nd)
+		case left == nil:
+			left = t
+			slices.Reverse(left)
+		default:
+			right = append(right, t...)
+		}
+	}
+	return slices.Concat(left, middle, right)
 }
 
 func center(s string, width int) string {
@@ -152,7 +185,7 @@ func (t *trace) arrow(column map[int]int, columns, width int) string {
 
 func (t *trace) describe() string {
 	var b strings.Builder
-	src, dst := t.stops0()
+	src, dst := t.begin()
 	fmt.Fprint(&b, endpointString(src))
 	ends := append(slices.Clone(t.stops), stop{nil, t.src, t.dst})
 	for _, s := range ends {
@@ -189,7 +222,8 @@ func (t *trace) describe() string {
 	return b.String()
 }
 
-func (t *trace) stops0() (src, dst netip.AddrPort) {
+// begin returns the addresses that the packet was sent with.
+func (t *trace) begin() (src, dst netip.AddrPort) {
 	if len(t.stops) > 0 {
 		return t.stops[0].src, t.stops[0].dst
 	}

@@ -51,7 +51,7 @@ type hostAddr struct {
 // address is taken or an address is not valid.
 func (s *Segment) Host(name string, addrs ...string) *Host {
 	s.net.mu.Lock()
-	h := &Host{net: s.net, node: s.net.newNode(name), rand: s.net.rand("host " + name),
+	h := &Host{net: s.net, node: s.net.newNode(name, s), rand: s.net.rand("host " + name),
 		udp: make(map[uint16][]*UDPConn), parts: make(map[partKey]*reassembly)}
 	h.tcp.init()
 	s.net.hosts[name] = h

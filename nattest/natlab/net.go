@@ -40,8 +40,9 @@ type Net struct {
 
 // node is a host or a box: something with a column in the diagram.
 type node struct {
-	id   int
-	name string
+	id     int
+	name   string
+	inside *node // the box it is inside of; nil in the internet
 }
 
 // New returns a network with an empty internet. The seed decides every loss, delay and random port. Inside a
@@ -140,13 +141,16 @@ func (n *Net) rand(name string) *rand.Rand {
 	return rand.New(rand.NewPCG(n.seed, h.Sum64()))
 }
 
-func (n *Net) newNode(name string) *node {
+func (n *Net) newNode(name string, at *Segment) *node {
 	for _, o := range n.nodes {
 		if o.name == name {
 			panic(fmt.Sprintf("natlab: there is already a %q", name))
 		}
 	}
 	nd := &node{id: len(n.nodes), name: name}
+	if at.gateway != nil {
+		nd.inside = at.gateway.node
+	}
 	n.nodes = append(n.nodes, nd)
 	return nd
 }
