@@ -91,11 +91,11 @@ func (n *Net) Diagram() string {
 
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d, the last %d of %d packets\n", n.seed, len(traces), n.sent)
-	b.WriteString(strings.Repeat(" ", 12))
+	heading := strings.Repeat(" ", 12)
 	for _, name := range names {
-		b.WriteString(center(name, width))
+		heading += center(name, width)
 	}
-	b.WriteByte('\n')
+	b.WriteString(strings.TrimRight(heading, " ") + "\n")
 	for _, t := range traces {
 		fmt.Fprintf(&b, "%11.6f ", t.at.Sub(n.start).Seconds())
 		b.WriteString(t.arrow(used, len(names), width))

@@ -30,7 +30,7 @@ func TestDiagramShowsWaysTranslationsAndFates(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		const want = `seed 9, the last 5 of 6 packets
-             alice    nat-a    nat-b     bob   
+              alice    nat-a    nat-b     bob
    0.100000     +--------+--------x        |      192.168.1.2:5000=203.0.113.1:5000 > 203.0.113.2:6000 udp 5 bytes: no mapping
    0.200000     <--------+--------+--------+      192.168.1.2:6000=203.0.113.2:6000 > 203.0.113.1:5000=192.168.1.2:5000 udp 5 bytes: delivered
    0.300000     +--------x        |        |      192.168.1.2:5000=203.0.113.1:5000 > 203.0.113.2:6000 udp 5 bytes: link down
