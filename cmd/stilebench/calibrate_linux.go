@@ -11,21 +11,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Calibration is what the generator costs by itself, in the laboratory and without a server.
-type Calibration struct {
-	Version   int     `json:"version"`
-	Facts     Facts   `json:"machine"`
-	SizeBytes int     `json:"size_bytes"`
-	SendUs    float64 `json:"send_us"`          // one packet into the cable, discarded by the first lines of the far stack
-	DeliverUs float64 `json:"deliver_us"`       // the same, delivered to a socket on the far side, which the sender's system call does
-	ReceiveUs float64 `json:"receive_us"`       // one packet out of the ring
-	Highest   float64 `json:"highest_pps"`      // through a server that costs nothing: 1 / (deliver + receive)
-	Bare      float64 `json:"highest_send_pps"` // 1 / send
-}
-
 func calibrateCommand() *cobra.Command {
 	var asJSON bool
-	var size int
+	var size, nice int
 	cmd := &cobra.Command{
 		Use:   "calibrate",
 		Short: "Measure what the generator itself costs and the highest rate it produces (root)",
@@ -34,7 +22,7 @@ func calibrateCommand() *cobra.Command {
 			if size < probeSize || size > maxPayload {
 				return fmt.Errorf("--size %d: must be %d to %d", size, probeSize, maxPayload)
 			}
-			cpus, err := place()
+			cpus, err := place(nice)
 			if err != nil {
 				return err
 			}
@@ -59,6 +47,7 @@ func calibrateCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().IntVar(&size, "size", 172, "bytes of payload")
+	cmd.Flags().IntVar(&nice, "nice", 0, "priority, -20 to 19")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
 	return cmd
 }

@@ -30,6 +30,7 @@ type ComparedServer struct {
 	Command     string              `json:"command"`
 	Args        []string            `json:"args"`
 	Version     string              `json:"version"`
+	Idle        []float64           `json:"idle"`        // share of a CPU without work, one for each round
 	Allocations []*AllocationResult `json:"allocations"` // one for each round
 }
 

@@ -25,7 +25,7 @@ type compareOptions struct {
 	duration, settle     time.Duration
 	maxLoss              float64
 	netns, smoke, asJSON bool
-	napi, txChecksum     string
+	lab                  labFlags
 	markdown             string
 }
 
@@ -76,7 +76,7 @@ CPU per packet there and at a common rate, latency. The first server is the one 
 	fl.BoolVar(&o.smoke, "smoke", false, "seconds instead of minutes: everything runs once, nothing is compared")
 	fl.BoolVar(&o.asJSON, "json", false, "print every trial as JSON instead of the page")
 	fl.StringVar(&o.markdown, "markdown", "", "write the page to this file too")
-	addLabFlags(cmd, &o.napi, &o.txChecksum)
+	o.lab.add(cmd)
 	return cmd
 }
 
@@ -100,7 +100,7 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 	if o.rounds < 1 || o.allocations < 1 || o.outstanding < 1 || len(o.sizes) == 0 || len(o.directions) == 0 || len(o.modes) == 0 {
 		return nil, errors.New("--rounds, --allocations, --outstanding: must be at least 1; --sizes, --directions, --modes: must not be empty")
 	}
-	opts, err := labOptionsFrom(o.napi, o.txChecksum)
+	opts, err := o.lab.options()
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 	if err != nil {
 		return nil, err
 	}
-	cpus, err := place()
+	cpus, err := place(o.lab.nice)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 		if o.netns {
 			c.target, err = newLabTarget(i, cpus, opts)
 		} else {
-			c.target, err = newLoopbackTarget(cpus)
+			c.target, err = newLoopbackTarget(cpus, opts)
 		}
 		if err != nil {
 			return nil, err
@@ -169,6 +169,11 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 				return nil, err
 			}
 			rep.Servers[i].Args = c.target.srv.args
+			idle, err := c.target.idle(ctx, o.settle)
+			if err != nil {
+				return nil, err
+			}
+			rep.Servers[i].Idle = append(rep.Servers[i].Idle, idle)
 			if o.memoryAllocations > 0 {
 				progress("round %d of %d: %s: %d allocations …", round+1, o.rounds, c.spec.Name, o.memoryAllocations)
 				res, err := c.target.allocate(ctx, 1, sessionConfig{allocations: o.memoryAllocations, peers: min(100, o.memoryAllocations, peersAtMost(o.netns)),

@@ -4,14 +4,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
 )
 
 func labCommand() *cobra.Command {
-	var napi, txChecksum string
+	var flags labFlags
 	cmd := &cobra.Command{
 		Use:   "lab [flags] -- COMMAND [ARG]...",
 		Short: "Run a command in the server's namespace of a laboratory (root)",
@@ -19,7 +18,7 @@ func labCommand() *cobra.Command {
 the server's addresses are %v for clients and %v for peers.`, labClient, labPeer, labServer, labRelay),
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			opts, err := labOptionsFrom(napi, txChecksum)
+			opts, err := flags.options()
 			if err != nil {
 				return err
 			}
@@ -28,7 +27,6 @@ the server's addresses are %v for clients and %v for peers.`, labClient, labPeer
 				return err
 			}
 			opts.serverCPU = cpus[len(cpus)-1]
-			runtime.LockOSThread()
 			lab, err := newNetlab(0, opts)
 			if err != nil {
 				return err
@@ -43,6 +41,6 @@ the server's addresses are %v for clients and %v for peers.`, labClient, labPeer
 			return c.Wait()
 		},
 	}
-	addLabFlags(cmd, &napi, &txChecksum)
+	flags.add(cmd)
 	return cmd
 }

@@ -20,7 +20,9 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(runCommand(), allocateCommand(), floodCommand(), compareCommand(), calibrateCommand(), labCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
+	err := root.ExecuteContext(ctx)
+	restorePriority()
+	if err != nil {
 		clearProgress()
 		fmt.Fprintln(os.Stderr, "stilebench:", err)
 		stop()

@@ -64,7 +64,7 @@ func (r *CompareReport) markdown() string {
 			b.WriteByte('\n')
 		}
 	}
-	p("\n## Allocations\n")
+	p("\n## Allocations, memory, idleness\n")
 	r.allocationTable(&b)
 	if len(r.Generator) > 0 {
 		p("\n## The generator\n")
@@ -200,6 +200,19 @@ func (r *CompareReport) allocationTable(b *strings.Builder) {
 	row("server's memory (PSS) "+of, grouped, func(a *AllocationResult) (float64, bool) { return a.PSSBytes, a.Memory })
 	row("kernel's memory (slab) "+of, grouped, func(a *AllocationResult) (float64, bool) { return a.SlabBytes, a.Memory })
 	row("both "+of, grouped, func(a *AllocationResult) (float64, bool) { return a.PSSBytes + a.SlabBytes, a.Memory })
+	r.idleRow(b)
+}
+
+func (r *CompareReport) idleRow(b *strings.Builder) {
+	b.WriteString("| CPU without work, % |")
+	for _, s := range r.Servers {
+		if m := median(s.Idle); math.IsNaN(m) {
+			b.WriteString(" – |")
+		} else {
+			fmt.Fprintf(b, " %.2f |", m*100)
+		}
+	}
+	b.WriteString(strings.Repeat(" |", len(r.Servers)-1) + "\n")
 }
 
 func finite(v []float64) (out []float64) {

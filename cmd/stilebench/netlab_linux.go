@@ -32,7 +32,7 @@ var (
 	macGateway = [6]byte{0x02, 0x77, 0, 0, 1, 0x02}
 )
 
-// labOptions are what the laboratory's interfaces do.
+// labOptions are how the machine is arranged around a server. All but the ports concern the laboratory only.
 type labOptions struct {
 	// threadedNAPI runs the server's receive side in kernel threads on the server's CPU, counted as the server's,
 	// as a real interface would. Otherwise it runs in the sender's system call, on the generator's CPU.
@@ -40,6 +40,9 @@ type labOptions struct {
 	// txChecksum leaves UDP checksums to the interface, which on veth computes none. Off, packets look as on a wire.
 	txChecksum bool
 	serverCPU  int
+	nice       int // of the NAPI threads
+	minPort    int // that a server relays from
+	maxPort    int
 }
 
 // netlab is three namespaces: clients, server, peers. It is not safe for concurrent use.
@@ -92,11 +95,22 @@ func newNetlab(id int, opts labOptions) (_ *netlab, err error) {
 		ns  *nsThread
 		dev string
 	}{{l.client, l.ifClient}, {l.peer, l.ifPeer}} {
-		if err = far.ns.do(func() error { return ipBatch("link set " + far.dev + " up") }); err != nil {
+		err = far.ns.do(func() error {
+			if err := ipBatch("link set " + far.dev + " up"); err != nil || !opts.threadedNAPI {
+				return err
+			}
+			// veth takes what XDP sends only when its far end has NAPI, and it has that only with GRO.
+			return ethtool(far.dev, unix.ETHTOOL_SGRO, 1)
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
 	err = l.server.do(func() error {
+		// An XDP program's route lookup (bpf_fib_lookup) answers only where the kernel forwards.
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+			return err
+		}
 		for dev, mac := range map[string]*[6]byte{l.ifSC: &l.macC, l.ifSP: &l.macP} {
 			ifi, err := net.InterfaceByName(dev)
 			if err != nil {
@@ -157,6 +171,9 @@ func (l *netlab) threadNAPI(dev string) error {
 	for _, pid := range pids {
 		if err := pinThread(pid, l.opts.serverCPU); err != nil {
 			return fmt.Errorf("pin the NAPI thread of %s: %w", dev, err)
+		}
+		if err := unix.Setpriority(unix.PRIO_PROCESS, pid, l.opts.nice); err != nil {
+			return fmt.Errorf("priority of the NAPI thread of %s: %w", dev, err)
 		}
 	}
 	l.napi = append(l.napi, pids...)

@@ -14,12 +14,11 @@ import (
 
 // targetFlags say which server is loaded.
 type targetFlags struct {
-	server     string
-	pid        int
-	serverCmd  string
-	netns      bool
-	napi       string
-	txChecksum string
+	server    string
+	pid       int
+	serverCmd string
+	netns     bool
+	lab       labFlags
 }
 
 func (f *targetFlags) add(cmd *cobra.Command) {
@@ -28,28 +27,43 @@ func (f *targetFlags) add(cmd *cobra.Command) {
 	fl.IntVar(&f.pid, "pid", 0, "its process, when it runs on this machine: measures CPU and memory")
 	fl.StringVar(&f.serverCmd, "server-cmd", "", "start this server instead: NAME=COMMAND or a preset (coturn); COMMAND may hold "+placeholders)
 	fl.BoolVar(&f.netns, "netns", false, "start it in the laboratory of three network namespaces (root)")
-	addLabFlags(cmd, &f.napi, &f.txChecksum)
+	f.lab.add(cmd)
 }
 
-func addLabFlags(cmd *cobra.Command, napi, txChecksum *string) {
-	cmd.Flags().StringVar(napi, "napi", "inline", "laboratory: where the server's receive side runs: inline in the sender's system call, or threaded on the server's CPU and counted")
-	cmd.Flags().StringVar(txChecksum, "tx-checksum", "off", "laboratory: transmit checksum offload of the server's interfaces: off (packets look as on a wire) or on")
+// labFlags say how the machine is arranged around a server.
+type labFlags struct {
+	napi       string
+	txChecksum string
+	nice       int
+	relayPorts string
 }
 
-func labOptionsFrom(napi, txChecksum string) (o labOptions, err error) {
-	switch napi {
+func (f *labFlags) add(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.napi, "napi", "inline", "laboratory: where the server's receive side runs: inline in the sender's system call, or threaded on the server's CPU and counted")
+	fl.StringVar(&f.txChecksum, "tx-checksum", "off", "laboratory: transmit checksum offload of the server's interfaces: off (packets look as on a wire) or on")
+	fl.StringVar(&f.relayPorts, "relay-ports", "49152-65535", "{min_port} and {max_port} of a server that is started")
+	fl.IntVar(&f.nice, "nice", 0, "priority of the generator and the servers it starts, -20 to 19; below 0 (root) keeps other programs from spoiling a run")
+}
+
+func (f *labFlags) options() (o labOptions, err error) {
+	o.nice = f.nice
+	if n, err := fmt.Sscanf(f.relayPorts, "%d-%d", &o.minPort, &o.maxPort); n != 2 || err != nil || o.minPort < 1 || o.minPort > o.maxPort || o.maxPort > 65535 {
+		return o, fmt.Errorf("--relay-ports %s: must be FIRST-LAST, from 1 to 65535", f.relayPorts)
+	}
+	switch f.napi {
 	case "inline":
 	case "threaded":
 		o.threadedNAPI = true
 	default:
-		return o, fmt.Errorf("--napi %s: must be inline or threaded", napi)
+		return o, fmt.Errorf("--napi %s: must be inline or threaded", f.napi)
 	}
-	switch txChecksum {
+	switch f.txChecksum {
 	case "off":
 	case "on":
 		o.txChecksum = true
 	default:
-		return o, fmt.Errorf("--tx-checksum %s: must be off or on", txChecksum)
+		return o, fmt.Errorf("--tx-checksum %s: must be off or on", f.txChecksum)
 	}
 	return o, nil
 }
@@ -59,7 +73,7 @@ func (f *targetFlags) open(ctx context.Context) (t *target, err error) {
 	if (f.server == "") == (f.serverCmd == "") {
 		return nil, errors.New("give either --server HOST:PORT or --server-cmd")
 	}
-	opts, err := labOptionsFrom(f.napi, f.txChecksum)
+	opts, err := f.lab.options()
 	if err != nil {
 		return nil, err
 	}
@@ -73,14 +87,14 @@ func (f *targetFlags) open(ctx context.Context) (t *target, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("--server-cmd: %w", err)
 	}
-	cpus, err := place()
+	cpus, err := place(f.lab.nice)
 	if err != nil {
 		return nil, err
 	}
 	if f.netns {
 		t, err = newLabTarget(0, cpus, opts)
 	} else {
-		t, err = newLoopbackTarget(cpus)
+		t, err = newLoopbackTarget(cpus, opts)
 	}
 	if err != nil {
 		return nil, err

@@ -227,14 +227,22 @@ func allowedCPUs() (cpus []int, err error) {
 
 // pinProcess pins every thread that this process has; those it starts later inherit it.
 func pinProcess(cpu int) error {
+	if err := eachThread(func(tid int) error { return pinThread(tid, cpu) }); err != nil {
+		return fmt.Errorf("pin to CPU %d: %w", cpu, err)
+	}
+	return nil
+}
+
+// eachThread calls f for the threads of this process. One that has ended meanwhile is no error.
+func eachThread(f func(tid int) error) error {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
 	}
 	for _, task := range tasks {
 		tid, _ := strconv.Atoi(task.Name())
-		if err := pinThread(tid, cpu); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("pin to CPU %d: %w", cpu, err)
+		if err := f(tid); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
 		}
 	}
 	return nil

@@ -76,3 +76,15 @@ type AllocationResult struct {
 	SlabBytes   float64        `json:"slab_bytes_per_allocation"`
 	Memory      bool           `json:"memory_measured"`
 }
+
+// Calibration is what the generator costs by itself, in the laboratory and without a server.
+type Calibration struct {
+	Version   int     `json:"version"`
+	Facts     Facts   `json:"machine"`
+	SizeBytes int     `json:"size_bytes"`
+	SendUs    float64 `json:"send_us"`          // one packet into the cable, discarded by the first lines of the far stack
+	DeliverUs float64 `json:"deliver_us"`       // the same, delivered to a socket on the far side, which the sender's system call does
+	ReceiveUs float64 `json:"receive_us"`       // one packet out of the ring
+	Highest   float64 `json:"highest_pps"`      // through a server that costs nothing: 1 / (deliver + receive)
+	Bare      float64 `json:"highest_send_pps"` // 1 / send
+}

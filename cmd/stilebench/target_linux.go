@@ -14,14 +14,12 @@ import (
 type target struct {
 	addr   netip.AddrPort
 	cpus   placement
+	opts   labOptions
 	lab    *netlab // nil outside of the laboratory
 	thread *nsThread
 	srv    *server // nil when somebody else started it
 	pid    int     // of a server that somebody else started, 0 when unknown
 }
-
-// relayPorts is the range that servers are told to relay from: the one draft-08 recommends.
-var relayPorts = [2]int{49152, 65535}
 
 // newLabTarget builds a laboratory without a server in it.
 func newLabTarget(id int, cpus placement, opts labOptions) (*target, error) {
@@ -30,11 +28,11 @@ func newLabTarget(id int, cpus placement, opts labOptions) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &target{addr: netip.AddrPortFrom(labServer, 3478), cpus: cpus, lab: lab, thread: lab.server}, nil
+	return &target{addr: netip.AddrPortFrom(labServer, 3478), cpus: cpus, opts: opts, lab: lab, thread: lab.server}, nil
 }
 
 // newLoopbackTarget is for a server that this program starts on 127.0.0.1, on a port that is free now.
-func newLoopbackTarget(cpus placement) (*target, error) {
+func newLoopbackTarget(cpus placement, opts labOptions) (*target, error) {
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return nil, err
@@ -45,7 +43,7 @@ func newLoopbackTarget(cpus placement) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &target{addr: addr, cpus: cpus, thread: thread}, nil
+	return &target{addr: addr, cpus: cpus, opts: opts, thread: thread}, nil
 }
 
 // newRemoteTarget is a server that runs. pid may be 0.
@@ -60,7 +58,7 @@ func newRemoteTarget(hostPort string, pid int) (*target, error) {
 
 // start runs a server and waits until it answers.
 func (t *target) start(ctx context.Context, spec serverSpec) error {
-	cfg := serverConfig{spec: spec, listen: t.addr, relay: t.addr.Addr(), minPort: relayPorts[0], maxPort: relayPorts[1],
+	cfg := serverConfig{spec: spec, listen: t.addr, relay: t.addr.Addr(), minPort: t.opts.minPort, maxPort: t.opts.maxPort,
 		cpus: t.cpus, thread: t.thread}
 	if t.lab != nil {
 		cfg.relay, cfg.napi = labRelay, t.lab.napi
@@ -155,6 +153,23 @@ func (t *target) meter() *meter {
 		m.napi = t.lab.napi
 	}
 	return m
+}
+
+// idle measures what a server without work uses, as a share of one CPU.
+func (t *target) idle(ctx context.Context, settle time.Duration) (float64, error) {
+	if err := sleep(ctx, settle); err != nil {
+		return 0, err
+	}
+	pids, start := t.pids(), time.Now()
+	before, err := readProc(pids)
+	if err != nil {
+		return 0, err
+	}
+	if err := sleep(ctx, 2*settle); err != nil {
+		return 0, err
+	}
+	after, err := readProc(pids)
+	return float64(after.run-before.run) / float64(time.Since(start)), err
 }
 
 // allocate measures what n allocations cost a server. The server should have none before, and has none after.
