@@ -22,10 +22,11 @@ func (w *wire) receive() ([]byte, error) {
 	return b, nil
 }
 
-func (w *wire) control(b []byte) {
+func (w *wire) control(b []byte) error {
 	if m, err := stun.Parse(b); err == nil && m.Class() == stun.Request {
 		w.sent <- m
 	}
+	return nil
 }
 
 func (w *wire) data([]byte, <-chan struct{}, <-chan struct{}) error { return nil }

@@ -55,7 +55,9 @@ func newConn(t transport, c *core, server net.Addr, strays *sync.WaitGroup) *Con
 
 // allocate asks for the allocation and waits for the outcome.
 func (c *Conn) allocate(ctx context.Context, began time.Time) error {
-	c.do(func(now time.Time) { c.core.start(now, began) })
+	if err := c.do(func(now time.Time) { c.core.start(now, began) }); err != nil {
+		return err // no route, or our own firewall: another way may do, and at once
+	}
 	select {
 	case err := <-c.settled:
 		if err == nil {
@@ -68,14 +70,15 @@ func (c *Conn) allocate(ctx context.Context, began time.Time) error {
 }
 
 // do runs the core and then sends and tells what it left.
-func (c *Conn) do(f func(now time.Time)) {
+func (c *Conn) do(f func(now time.Time)) error {
 	c.mu.Lock()
 	f(time.Now())
-	c.leave()
+	return c.leave()
 }
 
-// leave unlocks the core, sends what it left and wakes whom it must.
-func (c *Conn) leave() {
+// leave unlocks the core, sends what it left and wakes whom it must. The error is the socket's; most callers can ignore it,
+// because what is lost here is sent again or made up for as if it were lost on the way.
+func (c *Conn) leave() (err error) {
 	moved := c.core.wakeMoved()
 	out, events := c.core.takeOut()
 	var calls []func()
@@ -84,7 +87,9 @@ func (c *Conn) leave() {
 	}
 	c.mu.Unlock()
 	for _, b := range out {
-		c.t.control(b)
+		if e := c.t.control(b); e != nil && err == nil {
+			err = e
+		}
 	}
 	for _, call := range calls {
 		call()
@@ -92,6 +97,7 @@ func (c *Conn) leave() {
 	if moved {
 		c.kick()
 	}
+	return err
 }
 
 // kick has the timer set anew.
@@ -144,7 +150,7 @@ func (c *Conn) receive() {
 	for {
 		b, err := c.t.receive()
 		if err != nil {
-			c.do(func(time.Time) { c.core.lose(fmt.Errorf("the connection to the server: %w", err)) })
+			_ = c.do(func(time.Time) { c.core.lose(fmt.Errorf("the connection to the server: %w", err)) })
 			return
 		}
 		c.mu.Lock()
@@ -152,7 +158,7 @@ func (c *Conn) receive() {
 		if ok && !c.rx.push(from, data) {
 			c.full++
 		}
-		c.leave()
+		_ = c.leave()
 	}
 }
 
@@ -173,7 +179,7 @@ func (c *Conn) timers() {
 			c.core.tick(now)
 		}
 		wake := c.core.wakeTaken()
-		c.leave()
+		_ = c.leave()
 		if wake.IsZero() {
 			timer.Stop()
 		} else {
@@ -263,7 +269,7 @@ func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		return 0, c.lost
 	}
 	msg, err := c.core.write(time.Now(), (*buf)[:0], to, b)
-	c.leave()
+	_ = c.leave()
 	if err != nil {
 		return 0, fmt.Errorf("client: write to %v: %w", to, err)
 	}
@@ -282,7 +288,7 @@ func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		return 0, net.ErrClosed
 	case <-passed:
 		return 0, os.ErrDeadlineExceeded
-	default:
+	case <-c.gone: // the transport has failed, and its reader says so next
 		return 0, c.lostErr()
 	}
 }
@@ -294,7 +300,7 @@ func (c *Conn) Permit(ctx context.Context, peer netip.AddrPort) error {
 	peer = netip.AddrPortFrom(peer.Addr().Unmap().WithZone(""), peer.Port())
 	answer := make(chan error, 1)
 	var err error
-	c.do(func(now time.Time) {
+	_ = c.do(func(now time.Time) {
 		if err = c.lost; err == nil {
 			if err = c.core.permit(now, peer); err == nil {
 				c.waiting[peer.Addr()] = append(c.waiting[peer.Addr()], answer)
@@ -377,7 +383,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 func (c *Conn) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.closing)
-		c.do(c.core.release)
+		_ = c.do(c.core.release)
 		timer := time.NewTimer(closeWait)
 		defer timer.Stop()
 		select {
@@ -394,7 +400,7 @@ func (c *Conn) Close() error {
 func (c *Conn) abort() {
 	c.closeOnce.Do(func() {
 		close(c.closing)
-		c.do(c.core.release)
+		_ = c.do(c.core.release)
 		c.stop()
 	})
 }

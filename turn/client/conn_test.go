@@ -175,38 +175,57 @@ type fakeSeed struct{}
 
 func (*fakeSeed) Read(b []byte) (int, error) { return len(b), nil }
 
-func TestServerThatDoesNotReadBlocksOnlyWriters(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, stop := &fakeServer{}, make(chan struct{})
-		stuck := false
-		s.script = func(m stun.Message, _ string) ([][]byte, bool) {
-			if m.Method() == stun.Send && !stuck {
-				stuck = true
-				<-stop
-			}
-			return nil, false
+// stuckConfig is for a server that reads nothing after the first Send until it is let go.
+func stuckConfig(t *testing.T) (config Config, letGo func()) {
+	stop, stuck := make(chan struct{}), false
+	s := &fakeServer{script: func(m stun.Message, _ string) ([][]byte, bool) {
+		if m.Method() == stun.Send && !stuck {
+			stuck = true
+			<-stop
 		}
-		config := (&fakeNet{t: t, tcp: only(s)}).config()
-		config.Network, config.ChannelAfter = "tcp", -1
+		return nil, false
+	}}
+	config = (&fakeNet{t: t, tcp: only(s)}).config()
+	config.Network, config.ChannelAfter = "tcp", -1
+	return config, func() { close(stop) }
+}
+
+func writeUntilError(conn *Conn) (err error) {
+	for err == nil {
+		_, err = conn.WriteTo(make([]byte, 1000), net.UDPAddrFromAddrPort(alice))
+	}
+	return err
+}
+
+func TestServerThatDoesNotReadHoldsWritersToTheirDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config, letGo := stuckConfig(t)
 		conn := mustDial(t, config)
 		_ = conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-		var err error
-		for range 1000 {
-			if _, err = conn.WriteTo(make([]byte, 1000), net.UDPAddrFromAddrPort(alice)); err != nil {
-				break
-			}
+		began := time.Now()
+		if err := writeUntilError(conn); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != 5*time.Second {
+			t.Errorf("write: %v after %v", err, time.Since(began))
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		letGo()
+		mustClose(t, conn)
+	})
+}
+
+func TestServerThatDoesNotReadFor30SecondsLosesTheAllocation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config, letGo := stuckConfig(t)
+		conn := mustDial(t, config)
+		began := time.Now()
+		if err := writeUntilError(conn); !errors.Is(err, ErrAllocationLost) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("write: %v", err)
 		}
-		began := time.Now()
-		if _, _, err := conn.ReadFrom(make([]byte, 1)); !errors.Is(err, ErrAllocationLost) {
-			t.Errorf("read: %v", err)
-		}
-		if got := time.Since(began); got > streamStall {
+		if got := time.Since(began); got != streamStall {
 			t.Errorf("noticed after %v", got)
 		}
-		close(stop)
+		if _, _, err := conn.ReadFrom(nil); !errors.Is(err, ErrAllocationLost) {
+			t.Errorf("read: %v", err)
+		}
+		letGo()
 		_ = conn.Close()
 	})
 }
@@ -251,6 +270,19 @@ func TestFullQueueDropsAndCounts(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestEveryWaitingReaderIsWoken(t *testing.T) {
+	q := newQueue()
+	q.push(alice, nil)
+	q.push(bob, nil)
+	<-q.ready // one token for two payloads
+	q.pop(nil)
+	select {
+	case <-q.ready:
+	default:
+		t.Error("the second reader sleeps beside a payload")
+	}
 }
 
 func TestPermitWaitsForTheServerInModern(t *testing.T) {

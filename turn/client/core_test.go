@@ -538,6 +538,7 @@ func TestEveryMessageIsCountedOnce(t *testing.T) {
 		{bind.Raw(), DropUnexpected},
 		{answer(mustParse(t, wrongID(bind.Raw())), stun.Success, nothing), DropUnasked},
 		{answer(bind, stun.Error, nothing), DropMalformed},
+		{otherMethod(answer(bind, stun.Success, nothing)), DropUnasked},
 		{data(func(m *stun.Builder) { peer(m); m.String(stun.AttrData, "") }), 0},
 		{[]byte{0x40, 0, 0, 1, 'x', 0, 0, 0}, 0}, // padding is allowed over UDP as well, and the number counts before the answer
 	} {
@@ -555,6 +556,13 @@ func TestEveryMessageIsCountedOnce(t *testing.T) {
 	if sum != b.stats.Read {
 		t.Errorf("read %d, counted %d: %+v", b.stats.Read, sum, b.stats)
 	}
+}
+
+// otherMethod makes it an answer to Refresh.
+func otherMethod(raw []byte) []byte {
+	raw = bytes.Clone(raw)
+	raw[1] = raw[1]&^0x0F | byte(stun.Refresh)
+	return raw
 }
 
 func mustParse(t *testing.T, raw []byte) stun.Message {

@@ -222,7 +222,7 @@ func (d *dialer) attempt(ctx context.Context, network string, to netip.AddrPort)
 			if ports++; ports == maxPorts {
 				return nil, fmt.Errorf("%w: %w", ErrMismatch, err)
 			}
-		case e.Alternate.IsValid() && !visited[e.Alternate] && len(visited) <= maxHops && e.Alternate.Port() != 0:
+		case e.Alternate.Port() != 0 && !visited[e.Alternate] && len(visited) <= maxHops:
 			to = netip.AddrPortFrom(e.Alternate.Addr().Unmap(), e.Alternate.Port())
 		default:
 			return nil, err

@@ -73,6 +73,23 @@ func TestBlockedUDPFallsBackToTCPAfterASecond(t *testing.T) {
 	})
 }
 
+func TestNoRouteForUDPGoesToTCPAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &fakeNet{t: t, tcp: only(&fakeServer{}), broken: map[netip.AddrPort]error{serverAddr: syscall.ENETUNREACH}}
+		config := n.config()
+		began := time.Now()
+		conn := mustDial(t, config)
+		if got := time.Since(began); got != 0 {
+			t.Errorf("took %v", got)
+		}
+		mustClose(t, conn)
+		config.Network = "udp"
+		if _, err := Dial(t.Context(), config); !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 func TestRefusedTCPLeavesUDPItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &fakeServer{}

@@ -106,8 +106,8 @@ type fakeNet struct {
 	udp     map[netip.AddrPort]*fakeServer // absent: silence
 	tcp     map[netip.AddrPort]*fakeServer // absent: connection refused
 	chunk   int                            // bytes a server writes to a stream at a time; 0: whole messages
+	broken  map[netip.AddrPort]error       // what sending there meets
 	mu      sync.Mutex
-	port    uint16
 	sockets []*fakeSocket
 }
 
@@ -131,8 +131,13 @@ func (n *fakeNet) listen(_ context.Context, network, address string) (net.Packet
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.port++
-	s := &fakeSocket{net: n, addr: netip.AddrPortFrom(mapped.Addr(), 40000+n.port), inbox: make(chan fakeDatagram, 1024), closed: make(chan struct{})}
+	port := uint16(40001) // the lowest free one, so that a port that was closed is had again
+	for _, s := range n.sockets {
+		if s.addr.Port() == port && !s.isClosed() {
+			port++
+		}
+	}
+	s := &fakeSocket{net: n, addr: netip.AddrPortFrom(mapped.Addr(), port), inbox: make(chan fakeDatagram, 1024), closed: make(chan struct{})}
 	n.sockets = append(n.sockets, s)
 	return s, nil
 }
@@ -206,6 +211,9 @@ func (s *fakeSocket) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (s *fakeSocket) WriteTo(b []byte, to net.Addr) (int, error) {
 	addr := to.(*net.UDPAddr).AddrPort()
+	if err := s.net.broken[addr]; err != nil {
+		return 0, err
+	}
 	if server := s.net.udp[addr]; server != nil {
 		for _, reply := range server.receive(b, "udp "+s.addr.String()) {
 			s.put(addr, reply)
@@ -226,6 +234,15 @@ func (s *fakeSocket) Close() error {
 	err := net.ErrClosed
 	s.once.Do(func() { close(s.closed); err = nil })
 	return err
+}
+
+func (s *fakeSocket) isClosed() bool {
+	select {
+	case <-s.closed:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *fakeSocket) LocalAddr() net.Addr              { return net.UDPAddrFromAddrPort(s.addr) }

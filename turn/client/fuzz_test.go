@@ -153,7 +153,7 @@ func FuzzStream(f *testing.F) {
 func cut(r io.Reader) (out [][]byte, err error) {
 	s := &stream{conn: readerConn{Reader: r}, buf: make([]byte, maxFrame)}
 	for {
-		b, err := s.receive()
+		b, err := s.next()
 		if err != nil {
 			return out, err
 		}

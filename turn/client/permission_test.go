@@ -87,6 +87,21 @@ func TestRefusedPeerIsReportedAndAskedForAgainLater(t *testing.T) {
 	b.one()
 }
 
+func TestPermittedPeerIsAskedForAgainAfterARefusal(t *testing.T) {
+	b := established(t, params{dialect: Modern})
+	if err := b.permit(b.now, alice); err != nil {
+		t.Fatal(err)
+	}
+	b.reply(b.one(), stun.Error, code(500))
+	b.at(refusedFor - 1)
+	b.quiet()
+	b.at(refusedFor)
+	b.reply(b.one(), stun.Success, nothing)
+	if news := b.news(); len(news) != 2 || news[0].err == nil || news[1].err != nil {
+		t.Errorf("events %+v", news)
+	}
+}
+
 func TestHeldDatagramsAreBounded(t *testing.T) {
 	b := established(t, params{dialect: Modern})
 	for range 100 {

@@ -12,10 +12,10 @@ import (
 type transport interface {
 	// receive waits for the next message. It is valid until the next call. An error ends the transport.
 	receive() ([]byte, error)
-	// control sends a message of the core. It never waits for the server.
-	control(b []byte)
-	// data sends a message with a payload. It may wait for room until one of the two channels is closed, and then
-	// returns errStopped. b is the transport's only until it returns.
+	// control sends a message of the core. It never waits for the server. An error is the socket's; the message is lost.
+	control(b []byte) error
+	// data sends a message with a payload. It may wait for room until one of the two channels is closed or the transport
+	// has failed, and then returns errStopped. b is the transport's only until it returns.
 	data(b []byte, deadline, closing <-chan struct{}) error
 	// foreign counts the messages that were not the server's.
 	foreign() uint64
@@ -81,8 +81,7 @@ func (d *datagrams) read() (int, netip.AddrPort, error) {
 	return n, from, nil
 }
 
-// control ignores errors: what gets lost is sent again or made up for, as on the way.
-func (d *datagrams) control(b []byte) { _, _ = d.pc.WriteTo(b, d.to) }
+func (d *datagrams) control(b []byte) error { return d.data(b, nil, nil) }
 
 func (d *datagrams) data(b []byte, _, _ <-chan struct{}) error {
 	_, err := d.pc.WriteTo(b, d.to)
@@ -102,21 +101,43 @@ type stream struct {
 	end    int
 	queue  chan *[]byte
 	urgent chan struct{} // holds a token while there is something in first
-	done   chan struct{}
+	done   chan struct{} // closed by close
+	dead   chan struct{} // closed when the writer has ended
 	wg     sync.WaitGroup
 
-	mu    sync.Mutex
-	first []byte // messages of the core; the core's tables bound them
+	mu     sync.Mutex
+	first  []byte // messages of the core; the core's tables bound them
+	failed error  // what ended the connection
 }
 
 func newStream(conn net.Conn) *stream {
 	s := &stream{conn: conn, buf: make([]byte, maxFrame), queue: make(chan *[]byte, streamQueue),
-		urgent: make(chan struct{}, 1), done: make(chan struct{})}
+		urgent: make(chan struct{}, 1), done: make(chan struct{}), dead: make(chan struct{})}
 	s.wg.Go(s.write)
 	return s
 }
 
 func (s *stream) receive() ([]byte, error) {
+	b, err := s.next()
+	if err != nil {
+		return nil, s.fail(err)
+	}
+	return b, nil
+}
+
+// fail ends both directions and returns what failed first: what fails after it does so because of it.
+func (s *stream) fail(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed == nil {
+		s.failed = err
+		_ = s.conn.Close()
+	}
+	return s.failed
+}
+
+// next cuts the next message out of the stream.
+func (s *stream) next() ([]byte, error) {
 	need := frameHead
 	for {
 		if s.end-s.start >= need {
@@ -143,7 +164,7 @@ func (s *stream) receive() ([]byte, error) {
 	}
 }
 
-func (s *stream) control(b []byte) {
+func (s *stream) control(b []byte) error {
 	s.mu.Lock()
 	s.first = append(s.first, b...)
 	s.mu.Unlock()
@@ -151,6 +172,7 @@ func (s *stream) control(b []byte) {
 	case s.urgent <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 func (s *stream) data(b []byte, deadline, closing <-chan struct{}) error {
@@ -161,7 +183,7 @@ func (s *stream) data(b []byte, deadline, closing <-chan struct{}) error {
 		return nil
 	case <-deadline:
 	case <-closing:
-	case <-s.done:
+	case <-s.dead:
 	}
 	buffers.Put(buf)
 	return errStopped
@@ -169,6 +191,7 @@ func (s *stream) data(b []byte, deadline, closing <-chan struct{}) error {
 
 // write is the goroutine that writes. Several messages go out in one call when they wait.
 func (s *stream) write() {
+	defer close(s.dead)
 	out := make([]byte, 0, 1<<16)
 	for {
 		out = out[:0]
@@ -197,7 +220,7 @@ func (s *stream) write() {
 		}
 		_ = s.conn.SetWriteDeadline(time.Now().Add(streamStall))
 		if _, err := s.conn.Write(out); err != nil {
-			_ = s.conn.Close() // the reader notices and says that the allocation is lost
+			_ = s.fail(err) // the reader notices and says that the allocation is lost
 			return
 		}
 	}
@@ -216,5 +239,8 @@ func (s *stream) close() error {
 	close(s.done)
 	err := s.conn.Close()
 	s.wg.Wait()
+	if isClosed(err) {
+		return nil // fail was first
+	}
 	return err
 }
