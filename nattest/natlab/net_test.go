@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -380,10 +381,49 @@ func chatter(t *testing.T, n *natlab.Net) {
 			}
 		}()
 	}
-	for range 20 {
+	// TCP from behind a NAT, at the same time.
+	box := n.Internet().Box("box", natlab.BoxConfig{Outside: []string{"203.0.113.1"},
+		NAT: &natlab.NATConfig{Mapping: natlab.APDM, Ports: natlab.PortConfig{Order: natlab.Random}}})
+	inner := box.Inside().Host("inner", "192.168.1.2")
+	l, err := b.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				io.Copy(c, c)
+				c.Close()
+			}()
+		}
+	}()
+	for i := range 5 {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			c, err := inner.DialTCP(context.Background(), "tcp", fmt.Sprintf(":%d", 2000+i), "198.51.100.2:80")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			go func() {
+				c.Write(make([]byte, 20_000))
+				c.CloseWrite()
+			}()
+			if back, err := io.ReadAll(c); len(back) != 20_000 || err != nil {
+				t.Errorf("%d bytes, %v", len(back), err)
+			}
+			c.Close()
+		}()
+	}
+	for range 25 {
 		<-done
 	}
-	time.Sleep(time.Second)
+	time.Sleep(2 * time.Minute)
 }
 
 func TestTheSameSeedGivesTheSameRun(t *testing.T) {

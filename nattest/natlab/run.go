@@ -23,6 +23,9 @@ func Run(t *testing.T, seed uint64, f func(t *testing.T, n *Net)) {
 		n = New(seed)
 		defer func() {
 			n.Close()
+			if left := n.Stats().By[InFlight]; left != 0 {
+				t.Errorf("BUG: natlab: %d packets have no disposition", left)
+			}
 			if t.Failed() {
 				report()
 			}

@@ -261,3 +261,39 @@ func TestSimultaneousOpenPunchesThroughTwoNATs(t *testing.T) {
 		}
 	})
 }
+
+func TestStreamsEndWellOnEverySeed(t *testing.T) {
+	bad := natlab.LinkConfig{Delay: 20 * time.Millisecond, Loss: 0.15, Duplicate: 0.15, Reorder: 0.2, Jitter: 20 * time.Millisecond}
+	for seed := range uint64(60) {
+		natlab.Run(t, seed, func(t *testing.T, n *natlab.Net) {
+			a, b := pair(n)
+			l, err := b.Listen(context.Background(), "tcp", ":80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			a.Link().Set(bad)
+			go func() {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.Copy(c, c)
+				c.Close()
+			}()
+			c, err := a.DialContext(context.Background(), "tcp", "b:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := bytes.Repeat([]byte("0123456789abcde"), 2000)
+			go func() {
+				c.Write(data)
+				c.(*natlab.TCPConn).CloseWrite()
+			}()
+			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%d of %d bytes, %v", len(got), len(data), err)
+			}
+			c.Close()
+		})
+	}
+}

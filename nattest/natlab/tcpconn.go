@@ -352,17 +352,17 @@ func (c *TCPConn) acknowledge(now time.Time, s *segment, pure bool) {
 	grown := s.window > c.peerWnd
 	c.peerWnd = s.window
 	end := c.una + uint64(len(c.out))
-	acked := s.acked
+	acked, ended := s.acked, false
 	if acked > end {
-		if acked == end+1 && c.finQueued {
-			c.finAcked = true
-			acked = end
-		} else {
+		if acked != end+1 || !c.finQueued {
 			return // acknowledges what was never sent
 		}
+		acked = end
+		ended = !c.finAcked
+		c.finAcked = true
 	}
 	switch {
-	case acked > c.una || c.finAcked:
+	case acked > c.una || ended:
 		fresh := int(acked - c.una)
 		c.out = c.out[fresh:]
 		c.una = acked
@@ -409,7 +409,7 @@ func (c *TCPConn) take(now time.Time, s *segment, payload []byte) {
 	if len(payload) == 0 && !s.fin {
 		return
 	}
-	if c.hidden && len(payload) > 0 { // nobody will read it (RFC 1122 §4.2.2.13)
+	if c.hidden && s.seq+uint64(len(payload)) > c.inNext { // new, and nobody will read it (RFC 1122 §4.2.2.13)
 		c.abortNow(now)
 		return
 	}
