@@ -141,6 +141,11 @@ func (a *allocation) response(m stun.Message, mode Mode, cred credentials) bool 
 	return false
 }
 
+// waiting reports whether an answer is due.
+func (a *allocation) waiting() bool {
+	return a.step == stepAllocate || a.step == stepBind || a.step == stepPermit || a.step == stepRelease
+}
+
 func (a *allocation) fail(why string) { a.step, a.err = stepFailed, why }
 
 var stepNames = map[step]string{stepAllocate: "Allocate", stepBind: "ChannelBind", stepPermit: "CreatePermission", stepRelease: "Refresh"}

@@ -139,9 +139,10 @@ func TestUnwrapFindsDataInBothFormsEvenWhenCutOff(t *testing.T) {
 	cd := append([]byte{0x40, 1, 1200 >> 8, 1200 & 0xFF}, payload...)
 	b := stun.Begin(nil, stun.NewType(stun.Data, stun.Indication), stun.TransactionID{1})
 	b.XORAddress(stun.AttrXORPeerAddress, testPeer)
+	b.String(stun.AttrSoftware, "seven!!") // is padded
 	b.Attr(stun.AttrData, payload)
 	for name, whole := range map[string][]byte{"ChannelData": cd, "Data": b.Bytes()} {
-		for _, keep := range []int{len(whole), 128, 86} {
+		for _, keep := range []int{len(whole), 128, 98} {
 			head, size, ok := unwrap(whole[:keep], len(whole))
 			if p, found := parseProbe(head); !ok || size != 1200 || !found || p.tag != 9 {
 				t.Errorf("%s, %d bytes kept: %d bytes, %v, %v", name, keep, size, ok, found)

@@ -36,6 +36,14 @@ func TestFramesHaveRightChecksumsWhateverTheProbe(t *testing.T) {
 	}
 }
 
+func TestFoldCarriesTwice(t *testing.T) {
+	for sum, want := range map[uint32]uint16{0: 0, 0xFFFF: 0xFFFF, 0x10000: 1, 0x1FFFF: 1, 0xFFFFFFFF: 0xFFFF} {
+		if got := fold(sum); got != want {
+			t.Errorf("%#x: %#x, want %#x", sum, got, want)
+		}
+	}
+}
+
 func TestPacerSkipsWhatItCannotCatchUp(t *testing.T) {
 	p := newPacer(0, 1000)
 	if n := p.due(10e6); n != 10 {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"sort"
 	"strings"
 	"text/tabwriter"
 )
@@ -96,4 +97,14 @@ func writeAllocations(w io.Writer, name string, r *AllocationResult) error {
 		row("memory for each", "%s bytes of the server (PSS), %s bytes of the kernel (slab)", grouped(r.PSSBytes), grouped(r.SlabBytes))
 	}
 	return tw.Flush()
+}
+
+// describe lists reasons with how often there were.
+func describe(by map[string]int) string {
+	var parts []string
+	for why, n := range by {
+		parts = append(parts, fmt.Sprintf("%d times %q", n, why))
+	}
+	sort.Strings(parts)
+	return strings.Join(parts, ", ")
 }

@@ -88,3 +88,20 @@ type Calibration struct {
 	Highest   float64 `json:"highest_pps"`      // through a server that costs nothing: 1 / (deliver + receive)
 	Bare      float64 `json:"highest_send_pps"` // 1 / send
 }
+
+// RunReport is what `run --json` prints.
+type RunReport struct {
+	Version     int          `json:"version"` // of this format: 1
+	Facts       Facts        `json:"machine"`
+	Server      string       `json:"server"`
+	Command     []string     `json:"command,omitempty"`
+	Allocations int          `json:"allocations"`
+	Peers       int          `json:"peers"`
+	Mode        Mode         `json:"mode"`
+	Laboratory  bool         `json:"laboratory"`
+	SetupPerSec float64      `json:"allocations_per_second"`
+	Searched    bool         `json:"rate_searched"`
+	Trials      int          `json:"trials"`
+	LimitedBy   limit        `json:"limited_by"`
+	Trial       *TrialResult `json:"result"`
+}

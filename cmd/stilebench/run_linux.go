@@ -10,23 +10,6 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// RunReport is what `run --json` prints.
-type RunReport struct {
-	Version     int          `json:"version"` // of this format: 1
-	Facts       Facts        `json:"machine"`
-	Server      string       `json:"server"`
-	Command     []string     `json:"command,omitempty"`
-	Allocations int          `json:"allocations"`
-	Peers       int          `json:"peers"`
-	Mode        Mode         `json:"mode"`
-	Laboratory  bool         `json:"laboratory"`
-	SetupPerSec float64      `json:"allocations_per_second"`
-	Searched    bool         `json:"rate_searched"`
-	Trials      int          `json:"trials"`
-	LimitedBy   limit        `json:"limited_by"`
-	Trial       *TrialResult `json:"result"`
-}
-
 func runCommand() *cobra.Command {
 	var tf targetFlags
 	var lf loadFlags

@@ -87,3 +87,16 @@ func TestSearchWithoutAnyPassingRateReportsNone(t *testing.T) {
 		t.Errorf("found %g packets/s through a server that carries none", res.rate)
 	}
 }
+
+func TestSearchBacksOffFromARateThatOnlyAShortTrialSurvives(t *testing.T) {
+	// A queue of 20 ms hides overload for a moment.
+	s := &simulated{capacity: 150_000, generator: 1e9, rng: rand.New(rand.NewPCG(1, 1))}
+	res, _ := searchMaxRate(searchConfig{first: 20_000, highest: 2e6, short: 400 * time.Millisecond, long: 2 * time.Second, maxLoss: 0.001},
+		func(rate float64, d time.Duration) (*TrialResult, error) {
+			s.capacity = 150_000 * (1 + 0.05/d.Seconds())
+			return s.trial(rate, d)
+		})
+	if sustained := 150_000 * 1.025 * 1.002; res.trial == nil || res.rate > sustained || res.rate < sustained*0.93 {
+		t.Errorf("found %g, sustained are %g", res.rate, sustained)
+	}
+}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"sort"
-	"strings"
 	"time"
 
 	"github.com/stilenet/stile/stun"
@@ -189,10 +187,6 @@ func (s *session) transact(ctx context.Context, first step) error {
 	return nil
 }
 
-func (a *allocation) waiting() bool {
-	return a.step == stepAllocate || a.step == stepBind || a.step == stepPermit || a.step == stepRelease
-}
-
 // flush sends everything, waiting for the kernel where it must.
 func (s *session) flush(l link, frames []*frame) error {
 	for tries := 0; len(frames) > 0; tries++ {
@@ -221,15 +215,6 @@ func (s *session) failures() (n int, by map[string]int) {
 		}
 	}
 	return n, by
-}
-
-func describe(by map[string]int) string {
-	var parts []string
-	for why, n := range by {
-		parts = append(parts, fmt.Sprintf("%d times %q", n, why))
-	}
-	sort.Strings(parts)
-	return strings.Join(parts, ", ")
 }
 
 // establish allocates everything and fails if anything does.
