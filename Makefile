@@ -1,0 +1,30 @@
+# `make check` before a commit; `make test` is what CI runs.
+.PHONY: check test sim fuzz e2e interop bench lint vuln
+
+check: lint
+	go vet ./... && go test ./...
+
+test:
+	./scripts/test
+
+sim: # long runs of the simulator, with many seeds
+	NATLAB_SEEDS=1000 go test -count=1 -timeout 60m ./nattest/... ./turn/...
+
+fuzz: # FUZZTIME=5m make fuzz
+	./scripts/fuzz $${FUZZTIME:-1m}
+
+e2e: # as root, with iproute2 and nftables
+	go test -tags e2e -p 1 -count=1 ./...
+
+interop: # as root, with coturn
+	go test -tags e2e -p 1 -count=1 -v -run 'Coturn|Pion|Interop' ./turn/... ./cmd/...
+
+bench: # as root, with coturn, on a quiet machine; writes docs/benchmarks.md
+	go build -o build/stile ./cmd/stile && go build -o build/stilebench ./cmd/stilebench
+	./build/stilebench compare --netns --markdown docs/benchmarks.md
+
+lint:
+	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2 run ./...
+
+vuln: # needs the network
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
