@@ -15,10 +15,14 @@ type serverSpec struct {
 // placeholders says what a server's command line may contain.
 const placeholders = `{ip} and {port} to listen on, {relay_ip}, {min_port} and {max_port} of relayed addresses, {dir} for files`
 
-// presets are commands that need no explanation. The first is what Debian installs.
+// presets are commands that need no explanation: what Debian installs, and our own as `make bench` builds it. Ours has
+// the limits of one client raised, because all clients of the laboratory have one address, and kept in force.
 var presets = map[string]string{
 	"coturn": "turnserver -n -z --server-relay -L {ip} -p {port} -E {relay_ip} --min-port {min_port} --max-port {max_port}" +
 		" --no-tls --no-dtls --no-cli --allow-loopback-peers --no-stdout-log -l {dir}/log --pidfile {dir}/pid -b {dir}/db",
+	"stile": "./build/stile serve --turn.listen udp://{ip}:{port} --turn.relay.addresses {relay_ip} --turn.relay.ports {min_port}-{max_port}" +
+		" --turn.limits.per_client 100000 --turn.limits.per_client_prefix 100000 --turn.limits.packets_per_second 1000000" +
+		" --turn.limits.bytes_per_second 2000000000 --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
 }
 
 func parseServerSpec(s string) (serverSpec, error) {
@@ -27,7 +31,7 @@ func parseServerSpec(s string) (serverSpec, error) {
 	}
 	name, cmd, ok := strings.Cut(s, "=")
 	if !ok || name == "" || strings.TrimSpace(cmd) == "" || strings.ContainsAny(name, " \t/{") {
-		return serverSpec{}, fmt.Errorf("%q is neither NAME=COMMAND nor a preset (coturn)", s)
+		return serverSpec{}, fmt.Errorf("%q is neither NAME=COMMAND nor a preset (coturn, stile)", s)
 	}
 	return serverSpec{Name: name, Command: cmd}, nil
 }

@@ -58,7 +58,7 @@ CPU per packet there and at a common rate, latency. The first server is the one 
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&o.servers, "server-cmd", nil, "NAME=COMMAND of a server, the first of the comparison; COMMAND may hold "+placeholders)
+	fl.StringArrayVar(&o.servers, "server-cmd", nil, "NAME=COMMAND or preset of a server; the first is what ratios are about (default, without --peer-cmd: the preset stile); COMMAND may hold "+placeholders)
 	fl.StringArrayVar(&o.peers, "peer-cmd", nil, "NAME=COMMAND or preset of a server to compare with (default: the preset coturn)")
 	fl.IntSliceVar(&o.sizes, "sizes", []int{172, 1200}, "bytes of payload")
 	fl.StringSliceVar(&o.directions, "directions", []string{"up", "down"}, "up, down, both")
@@ -93,6 +93,9 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 	if o.smoke {
 		o.rounds, o.allocations, o.fixedRate, o.latRate = 1, min(o.allocations, 10), 0, 1000
 		o.memoryAllocations, o.duration, o.settle = min(o.memoryAllocations, 200), 300*time.Millisecond, 50*time.Millisecond
+	}
+	if len(o.servers)+len(o.peers) == 0 {
+		o.servers = []string{"stile"}
 	}
 	if len(o.peers) == 0 {
 		o.peers = []string{"coturn"}
@@ -298,7 +301,7 @@ func compareData(ctx context.Context, o compareOptions, rep *CompareReport, all 
 		if o.smoke {
 			for _, c := range list {
 				for j, runs := range c.Runs {
-					if t := runs[0].Trial; t.Loss > 0.01 || t.Strange > 0 {
+					if t := runs[0].Trial; t.Loss > smokeLoss || t.Strange > 0 {
 						return fmt.Errorf("smoke: %s, %s: loss %.2f %%, %d strange datagrams", all[j].spec.Name, c.title(), t.Loss*100, t.Strange)
 					}
 				}

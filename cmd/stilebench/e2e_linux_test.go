@@ -45,7 +45,7 @@ func TestSmokeRunsRelayThroughCoturn(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := rep.Trial
-			if r.Received < 900 || r.LatencyUp.P50 <= 0 || r.LatencyDown.P50 <= 0 || r.CPU == nil || r.CPU.ProcessUs <= 0 {
+			if r.Sent < 100 || r.Received*10 < r.Sent*9 || r.LatencyUp.P50 <= 0 || r.LatencyDown.P50 <= 0 || r.CPU == nil || r.CPU.ProcessUs <= 0 {
 				t.Errorf("%s %s: %+v", mode, where, r)
 			}
 		}
@@ -84,7 +84,7 @@ func TestSpoofedSourcesReachTheServer(t *testing.T) {
 		if err := json.Unmarshal([]byte(out), &rep); err != nil {
 			t.Fatal(err)
 		}
-		if f := rep.Flooded.Flood; f.Sent < 300 || f.Replies == 0 {
+		if f := rep.Flooded.Flood; f.Sent < 100 || f.Replies == 0 {
 			t.Errorf("%s: %+v", sequence, f)
 		}
 	}

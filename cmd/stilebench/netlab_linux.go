@@ -23,8 +23,11 @@ var (
 	labFlood   = netip.MustParseAddr("10.128.0.0") // and the 2^16 addresses above it
 )
 
-// First local ports: below the range that servers relay from, though on other addresses.
-const labPortBase = 2000
+// First local ports. From the peers' on there is no port of a service that answers strangers, which proxies refuse.
+const (
+	labPortBase     = 2000
+	labPeerPortBase = 50000
+)
 
 // Locally administered addresses of machines that do not exist (see packetLink).
 var (
@@ -223,7 +226,7 @@ func (l *netlab) clientLink(first, ports int) (link *packetLink, err error) {
 func (l *netlab) peerLink(ports int) (link *packetLink, err error) {
 	err = l.peer.do(func() error {
 		link, err = newPacketLink(packetLinkConfig{ifname: l.ifPeer, mac: macGateway, gw: l.macP,
-			addr: labPeer, base: labPortBase, ports: ports})
+			addr: labPeer, base: labPeerPortBase, ports: ports})
 		return err
 	})
 	return link, err

@@ -25,7 +25,7 @@ func (f *targetFlags) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.server, "server", "", "HOST:PORT of a server that runs")
 	fl.IntVar(&f.pid, "pid", 0, "its process, when it runs on this machine: measures CPU and memory")
-	fl.StringVar(&f.serverCmd, "server-cmd", "", "start this server instead: NAME=COMMAND or a preset (coturn); COMMAND may hold "+placeholders)
+	fl.StringVar(&f.serverCmd, "server-cmd", "", "start this server instead: NAME=COMMAND or a preset (coturn, stile); COMMAND may hold "+placeholders)
 	fl.BoolVar(&f.netns, "netns", false, "start it in the laboratory of three network namespaces (root)")
 	f.lab.add(cmd)
 }
@@ -143,8 +143,8 @@ func (f *loadFlags) session(t *target) (sessionConfig, error) {
 	if cfg.peers == 0 {
 		cfg.peers = min(cfg.allocations, most)
 	}
-	if cfg.peers < 1 || cfg.peers > cfg.allocations {
-		return cfg, fmt.Errorf("--peers %d: must be 1 to the number of allocations", cfg.peers)
+	if cfg.peers < 1 || cfg.peers > min(cfg.allocations, 10000) {
+		return cfg, fmt.Errorf("--peers %d: must be 1 to the number of allocations, at most 10000", cfg.peers)
 	}
 	return cfg, nil
 }

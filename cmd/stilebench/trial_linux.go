@@ -21,9 +21,10 @@ const (
 	// is skipped and said: sent at once it would overflow a server's socket buffer, which holds about 90
 	// packets of 1200 bytes by default.
 	maxDebt = 64
-	// drainQuiet ends a trial after the last packet was sent: nothing has arrived for so long.
-	drainQuiet = 30 * time.Millisecond
-	drainMax   = 500 * time.Millisecond
+	// drainQuiet ends a trial after the last packet was sent: nothing has arrived for so long. Longer than a server
+	// waits for its CPU on a busy machine, or its queue would be called lost.
+	drainQuiet = 100 * time.Millisecond
+	drainMax   = time.Second
 )
 
 // pacer says how many packets are due.
