@@ -10,20 +10,7 @@ func StartEcho() (address string, stop func()) {
 	if err != nil {
 		panic(err)
 	}
-	s := &fakeServer{}
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, 1<<16)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			for _, reply := range s.receive(b[:n], from.String()) {
-				_, _ = pc.WriteTo(reply, from)
-			}
-		}
-	}()
+	go func() { defer close(done); new(fakeServer).serve(pc) }()
 	return pc.LocalAddr().String(), func() { _ = pc.Close(); <-done }
 }

@@ -80,6 +80,20 @@ func (s *fakeServer) receive(raw []byte, from string) [][]byte {
 	return nil
 }
 
+// serve answers over a socket until that is closed.
+func (s *fakeServer) serve(pc net.PacketConn) {
+	b := make([]byte, 1<<16)
+	for {
+		n, from, err := pc.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		for _, reply := range s.receive(b[:n], from.String()) {
+			_, _ = pc.WriteTo(reply, from)
+		}
+	}
+}
+
 // dataFrom is a Data indication.
 func dataFrom(peer netip.AddrPort, data []byte) []byte {
 	b := stun.Begin(nil, stun.NewType(stun.Data, stun.Indication), stun.TransactionID{7})
