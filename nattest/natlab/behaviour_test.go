@@ -139,6 +139,20 @@ func TestHopsTellHowFarTheNATIs(t *testing.T) {
 	})
 }
 
+func TestBoxAtTheFarEndTakesAHopToo(t *testing.T) {
+	natlab.Run(t, 1, func(t *testing.T, n *natlab.Net) {
+		a, _ := pair(n)
+		c := listen(t, a, ":0")
+		far := listen(t, n.Internet().Box("far", natlab.BoxConfig{}).Inside().Host("dave", "203.0.113.9"), ":7")
+		c.SetTTL(5)
+		send(t, c, netip.MustParseAddrPort("203.0.113.9:7"), "short")
+		mustNotReceive(t, far)
+		c.SetTTL(6)
+		send(t, c, netip.MustParseAddrPort("203.0.113.9:7"), "enough")
+		mustReceive(t, far, "enough")
+	})
+}
+
 func TestSequentialPortsArePredictable(t *testing.T) {
 	for _, step := range []int{1, 2, 256} {
 		natlab.Run(t, 1, func(t *testing.T, n *natlab.Net) {

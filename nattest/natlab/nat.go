@@ -251,7 +251,7 @@ func (n *NAT) outbound(now time.Time, proto Proto, inside, remote netip.AddrPort
 			return nil, drop
 		}
 	}
-	if n.cfg.OpenLinux && !m.peers.live(now, remote) && !m.forward {
+	if n.cfg.OpenLinux && !m.forward {
 		if at, ok := n.strays[strayKey{m.ext, remote}]; ok && now.Before(at) {
 			var drop Disposition
 			if m, drop = n.create(now, exact, remote, true); drop != InFlight {

@@ -534,3 +534,47 @@ func TestFirewallLetsOutWhatItsRulesSay(t *testing.T) {
 		}
 	}
 }
+
+func TestFirewallSessionsLiveOnTrafficInBothDirections(t *testing.T) {
+	f := NewFirewall(FirewallConfig{Filtering: APDF, Timeout: time.Minute})
+	f.FromInside(epoch, udp(inside, r1p1))
+	if got := f.FromOutside(epoch.Add(50*time.Second), udp(r1p1, inside)); got != InFlight {
+		t.Fatal(got)
+	}
+	if got := f.FromOutside(epoch.Add(110*time.Second-1), udp(r1p1, inside)); got != InFlight {
+		t.Errorf("an answer did not refresh: %v", got)
+	}
+}
+
+func TestFirewallLetsOutAnswersToWhatItAdmitted(t *testing.T) {
+	f := NewFirewall(FirewallConfig{UDP: Rule{Block: Drop}, Timeout: time.Minute})
+	if drop, _ := f.FromInside(epoch, udp(inside, r1p1)); drop != Blocked {
+		t.Fatal(drop)
+	}
+	f = NewFirewall(FirewallConfig{Filtering: ADF, UDP: Rule{Block: Drop, Ports: []uint16{1000}}, Timeout: time.Minute})
+	f.FromInside(epoch, udp(inside, r1p1))
+	f.FromOutside(epoch, udp(r1p2, inside)) // another port of a known address
+	if drop, _ := f.FromInside(epoch, udp(inside, r1p2)); drop != InFlight {
+		t.Errorf("the answer: %v", drop)
+	}
+	if drop, _ := f.FromInside(epoch, udp(inside, ap("198.51.100.2:2000"))); drop != Blocked {
+		t.Errorf("a stranger: %v", drop)
+	}
+}
+
+func TestJitterKeepsTheOrder(t *testing.T) {
+	d := pipe{rand: rand.New(rand.NewPCG(1, 2)), cfg: LinkConfig{Delay: time.Millisecond, Jitter: 50 * time.Millisecond}}
+	last, spread := epoch, false
+	for i := range 500 {
+		now := epoch.Add(time.Duration(i) * time.Millisecond)
+		at, _, fate := d.send(now, 100)
+		if fate != InFlight || at.Before(last) {
+			t.Fatalf("packet %d: %v, %v after the one before", i, fate, at.Sub(last))
+		}
+		spread = spread || at.Sub(now) > 40*time.Millisecond
+		last = at
+	}
+	if !spread {
+		t.Error("no jitter")
+	}
+}
