@@ -45,6 +45,7 @@ const nonceSize = 16 // characters: 4 bytes of time and 8 of MAC in base64
 type credential struct {
 	name  string
 	mac   *stun.Mac
+	key   [16]byte  // of LongTermKey
 	until time.Time // of time-limited credentials; zero: no end
 }
 
@@ -79,7 +80,9 @@ func (c *Core) authenticate(r *reply, a *allocation) bool {
 	if user == nil || !user.mac.Check(r.m) {
 		return r.challenge(stun.CodeUnauthenticated)
 	}
-	if a != nil && (a.user == nil || a.user.name != user.name) { // RFC 8656 §5: whoever made it
+	// §5: whoever made the allocation, also where draft-08 has 438 for it. An Allocate on a 5-tuple in use is answered with 437,
+	// so that the client looks for the fault where it is (§6.2).
+	if a != nil && (a.user == nil || a.user.name != user.name) && r.m.Method() != stun.Allocate {
 		r.user = user
 		r.fail(stun.CodeWrongCredentials)
 		return false
@@ -145,11 +148,20 @@ func (c *Core) credential(name []byte, a *allocation) *credential {
 		}
 		return a.user
 	}
+	user := c.lookupUser(name)
+	if user == nil || !user.until.IsZero() && !c.clock.Before(user.until) {
+		return nil
+	}
+	return user
+}
+
+// lookupUser finds the user, or makes it of a time-limited name, whether that time is over or not.
+func (c *Core) lookupUser(name []byte) *credential {
 	auth := &c.rules.Auth
 	if c.users == nil {
 		c.users = make(map[string]*credential, len(auth.Users))
 		for _, u := range auth.Users {
-			c.users[u.Name] = &credential{name: u.Name, mac: stun.NewMac(stun.LongTermKey(u.Name, auth.Realm, u.Password))}
+			c.users[u.Name] = newCredential(u.Name, auth.Realm, u.Password)
 		}
 	}
 	if u := c.users[string(name)]; u != nil {
@@ -160,7 +172,7 @@ func (c *Core) credential(name []byte, a *allocation) *credential {
 	}
 	stamp, _, _ := bytes.Cut(name, []byte{':'})
 	unix, err := strconv.ParseInt(string(stamp), 10, 64)
-	if err != nil || c.clock.Unix() >= unix {
+	if err != nil {
 		return nil
 	}
 	if c.secretMac == nil {
@@ -169,9 +181,14 @@ func (c *Core) credential(name []byte, a *allocation) *credential {
 	c.secretMac.Reset()
 	c.secretMac.Write(name)
 	password := base64.StdEncoding.EncodeToString(c.secretMac.Sum(nil))
-	return &credential{
-		name: string(name), mac: stun.NewMac(stun.LongTermKey(string(name), auth.Realm, password)), until: time.Unix(unix, 0),
-	}
+	user := newCredential(string(name), auth.Realm, password)
+	user.until = time.Unix(unix, 0)
+	return user
+}
+
+func newCredential(name, realm, password string) *credential {
+	key := stun.LongTermKey(name, realm, password)
+	return &credential{name: name, key: [16]byte(key), mac: stun.NewMac(key)}
 }
 
 // authState is what a core prepares from the rules' Auth; a change of the rules drops it.

@@ -23,6 +23,11 @@ func (c *Core) reuseGuard(a *allocation) time.Duration {
 	return 0
 }
 
+// channelOver reports whether number and address of the channel are free again.
+func (c *Core) channelOver(a *allocation, ch uint32) bool {
+	return c.now >= c.chans[ch].expires+c.reuseGuard(a)
+}
+
 func numberKey(i uint32, number uint16) uint64 { return uint64(i)<<16 | uint64(number) }
 
 // channelBind handles a ChannelBind request (§10.1, §10.2).
@@ -58,16 +63,14 @@ func (c *Core) channelBind(i uint32, a *allocation, m stun.Message, r *reply) {
 	key := peerKey{peer.Addr().As16(), i, peer.Port()}
 	ch, bound := c.chanByNumber[numberKey(i, number)]
 	other, taken := c.chanByPeer[key]
-	if guard := c.reuseGuard(a); guard == 0 { // §10: when it expires, number and address are free at once
-		if bound && c.now >= c.chans[ch].expires {
-			c.dropChannel(i, ch)
-			bound = false
-			other, taken = c.chanByPeer[key]
-		}
-		if taken && c.now >= c.chans[other].expires {
-			c.dropChannel(i, other)
-			taken = false
-		}
+	if bound && c.channelOver(a, ch) {
+		c.dropChannel(i, ch)
+		bound = false
+		other, taken = c.chanByPeer[key]
+	}
+	if taken && c.channelOver(a, other) {
+		c.dropChannel(i, other)
+		taken = false
 	}
 	if bound != taken || bound && ch != other {
 		r.fail(stun.CodeBadRequest) // §10.2: one number, one address
@@ -79,8 +82,10 @@ func (c *Core) channelBind(i uint32, a *allocation, m stun.Message, r *reply) {
 		return
 	}
 	if !bound && a.nchans >= c.rules.Limits.Channels {
-		r.fail(stun.CodeInsufficientPorts)
-		return
+		if c.reap(i); a.nchans >= c.rules.Limits.Channels {
+			r.fail(stun.CodeInsufficientPorts)
+			return
+		}
 	}
 	p, ok := c.permit(i, peer.Addr())
 	if !ok {
@@ -135,7 +140,8 @@ func (c *Core) dropChannel(i, ch uint32) {
 	a.nchans--
 }
 
-// fromChannel relays ChannelData to the peer (§10.6).
+// fromChannel relays ChannelData to the peer (§10.6, §10.7). In the modern dialect a channel whose permission ended still
+// carries data to the peer (RFC 8656 §12.6 asks for the binding only), but nothing back.
 func (c *Core) fromChannel(src *Source, p Packet) {
 	number, data, ok := ChannelData(p.bytes())
 	if !ok {
@@ -154,7 +160,7 @@ func (c *Core) fromChannel(src *Source, p Packet) {
 	}
 	x := &c.chans[ch]
 	perm := &c.perms[x.permission]
-	if a.dialect != DialectModern { // §10.2, §8: refreshed by what the client sends
+	if a.dialect != DialectModern { // §10.7, §8: refreshed by what the client sends
 		x.expires = c.now + ChannelLifetime
 		if c.now >= perm.expires {
 			c.permit(i, perm.addr)

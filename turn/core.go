@@ -115,7 +115,7 @@ type Core struct {
 	oldest, newest uint32 // unconfirmed allocations in the order of their making; none = ^0
 
 	tombs     map[tupleKey]tombstone
-	tombOrder fifo[tupleKey]
+	tombOrder fifo[grave]
 
 	authState
 	draining bool
@@ -193,9 +193,10 @@ type permission struct {
 	allocation uint32
 	next       uint32
 	expires    time.Duration
-	answered   bool // the peer has sent something to this allocation
-	ownHost    bool // one of our relay addresses: packets to it may be hairpins
-	sent       int  // packets while unanswered
+	answered   bool          // the peer has sent something to this allocation
+	ownHost    bool          // one of our relay addresses: packets to it may be hairpins
+	since      time.Duration // of the first of sent
+	sent       int           // packets while unanswered
 	sentBytes  int
 }
 
@@ -206,8 +207,14 @@ type channel struct {
 	next       uint32
 	permission uint32
 	number     uint16
-	hairpin    bool
 	expires    time.Duration
+}
+
+// grave is a place in the order in which tombstones are forgotten. Its tombstone may have been replaced since by a later
+// one of the same 5-tuple, which has a later time.
+type grave struct {
+	key   tupleKey
+	until time.Duration
 }
 
 // tombstone remembers an ended allocation for its retransmissions.
@@ -289,18 +296,27 @@ func (c *Core) SetRules(now time.Time, r *Rules) {
 		if a.id == 0 {
 			continue
 		}
+		if c.now >= a.expires {
+			c.end(uint32(i), EndExpired)
+			continue
+		}
 		if v := r.Policy.JudgeClient(a.source.Client.Addr(), a.source.Interface); !v.Allowed {
 			c.refused(v.Rule, a.source.Client, netip.AddrPort{}, a)
 			c.end(uint32(i), EndPolicy)
 			continue
 		}
 		a.clientPrefix = r.Policy.ClientPrefix(a.source.Client.Addr())
-		if a.user != nil {
-			name := a.user.name
-			if a.user = c.credential([]byte(name), nil); a.user == nil {
+		if old := a.user; old != nil { // who lost the password that opened the allocation loses the allocation
+			user := c.lookupUser([]byte(old.name))
+			if user == nil || user.key != old.key {
 				c.end(uint32(i), EndPolicy)
 				continue
 			}
+			a.user = user
+		} else if a.dialect == DialectModern && !r.ModernWithoutCredentials {
+			c.stats.ModernRefused++
+			c.end(uint32(i), EndModern)
+			continue
 		}
 		for p := a.firstPerm; p != none; {
 			next := c.perms[p].next
@@ -380,8 +396,8 @@ func (c *Core) FromClient(now time.Time, src *Source, p Packet) {
 		stun.NewType(stun.ChannelBind, stun.Request),
 		stun.NewType(stun.CreatePermission, stun.Request):
 		c.request(src, m)
-	case stun.NewType(stun.Binding, stun.Indication): // a keepalive (RFC 8489 §3), which asks for nothing
-		c.count(PermissionOnly)
+	case stun.NewType(stun.Binding, stun.Indication): // RFC 8489 §3
+		c.count(Keepalive)
 	default: // rfc3489bis-15 §7.3: silently
 		c.count(DropMethod)
 	}
@@ -406,7 +422,7 @@ func (c *Core) refused(rule Rule, client, peer netip.AddrPort, a *allocation) {
 	c.stats.Refused[rule]++
 	r := &c.refusals[rule]
 	r.count++
-	if r.count > 1 && c.now < r.next {
+	if c.now < r.next {
 		return
 	}
 	e := Event{Kind: EventRefused, At: c.clock, Client: client, Peer: peer, Rule: rule, Count: r.count}
@@ -454,10 +470,15 @@ func (c *Core) Sessions(now time.Time, dst []Session) []Session {
 func (c *Core) Kill(now time.Time, id SessionID) bool {
 	c.begin(now)
 	i, ok := c.sessions[id]
-	if ok {
-		c.end(i, EndKilled)
+	if !ok {
+		return false
 	}
-	return ok
+	if c.now >= c.allocs[i].expires {
+		c.end(i, EndExpired)
+		return false
+	}
+	c.end(i, EndKilled)
+	return true
 }
 
 // StreamClosed ends the allocation of a TCP connection. §2.1 is silent about it; the RFCs end it.
@@ -497,28 +518,10 @@ func (c *Core) Tick(now time.Time) {
 			c.end(uint32(i), EndExpired)
 			continue
 		}
-		for ch := a.firstChan; ch != none; {
-			next := c.chans[ch].next
-			if c.now >= c.chans[ch].expires+c.reuseGuard(a) {
-				c.dropChannel(uint32(i), ch)
-			}
-			ch = next
-		}
-		for p := a.firstPerm; p != none; {
-			next := c.perms[p].next
-			if c.now >= c.perms[p].expires && !c.permissionInUse(a, p) {
-				c.dropPermission(uint32(i), p)
-			}
-			p = next
-		}
+		c.reap(uint32(i))
 	}
-	for c.tombOrder.len() > 0 {
-		k := c.tombOrder.front()
-		if t, ok := c.tombs[k]; ok && c.now < t.until {
-			break
-		}
-		c.tombOrder.pop()
-		delete(c.tombs, k)
+	for c.tombOrder.len() > 0 && c.now >= c.tombOrder.front().until {
+		c.exhume()
 	}
 }
 

@@ -78,7 +78,7 @@ const (
 	EventRefused             // the policy refused somebody: Client or Session, Peer, Rule. Sampled: Count is how many since the last one
 	EventOpenError           // the system would not open a relayed port: Err
 	EventBug                 // the core panicked and another took its place: Err, with the stack. Sampled like EventRefused
-	EventTrace               // a control message of a traced allocation: Session.ID, Out, Data
+	EventTrace               // a control message of a traced allocation: Session.ID, Out, Data. ID 0: TraceNext, without an allocation
 )
 
 // Event is something that an administrator may want to know. Events are rare: none is made for relayed packets.

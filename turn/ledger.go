@@ -2,7 +2,6 @@ package turn
 
 import (
 	"encoding/binary"
-	"hash/maphash"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -20,10 +19,9 @@ type Ledger struct {
 	rng          *rand.Rand
 	relays       []RelayAddress
 	ports        []portTable // one for each relay address
-	total        int         // ports taken, by allocations and reservations
+	total        int         // ports in use, by allocations and reservations
 	clients      map[netip.Addr]int
 	prefixes     map[netip.Prefix]int
-	quarantine   fifo[resting]
 	reservations map[[8]byte]reservation
 	held         fifo[[8]byte]
 	reused       uint64
@@ -31,7 +29,7 @@ type Ledger struct {
 	unansweredAt fifo[netip.Addr]
 
 	replyMu sync.Mutex
-	seed    maphash.Seed
+	key     [2]uint64 // of hash
 	replies []replyBucket
 }
 
@@ -42,6 +40,8 @@ type portTable struct {
 	free   []uint16        // offsets
 	pos    []int32         // offset to its place in free, or -1
 	owners []atomic.Uint64 // 0, or shard<<32 | allocation + 1
+
+	quarantine fifo[resting]
 }
 
 // Lease is a relayed port that an allocation has.
@@ -51,7 +51,7 @@ type Lease struct {
 }
 
 type resting struct {
-	lease  Lease
+	port   uint16
 	until  time.Time
 	client netip.Addr // invalid when it counts against nobody
 }
@@ -86,9 +86,9 @@ func NewLedger(relays []RelayAddress, ports PortRange, limits Limits, seed [32]b
 		prefixes:     make(map[netip.Prefix]int),
 		reservations: make(map[[8]byte]reservation),
 		unanswered:   make(map[netip.Addr]*peerBudget),
-		seed:         maphash.MakeSeed(),
 		replies:      make([]replyBucket, replyBuckets),
 	}
+	l.key = [2]uint64{l.rng.Uint64(), l.rng.Uint64()}
 	n := int(ports.Last) - int(ports.First) + 1
 	for range relays {
 		t := portTable{first: ports.First, free: make([]uint16, n), pos: make([]int32, n), owners: make([]atomic.Uint64, n)}
@@ -118,8 +118,9 @@ type PortStats struct {
 func (l *Ledger) Ports() PortStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := PortStats{Quarantined: l.quarantine.len(), Reserved: len(l.reservations), Reused: l.reused, SilentPeers: len(l.unanswered)}
+	s := PortStats{Reserved: len(l.reservations), Reused: l.reused, SilentPeers: len(l.unanswered)}
 	for i := range l.ports {
+		s.Quarantined += l.ports[i].quarantine.len()
 		s.Total += len(l.ports[i].pos)
 		s.Free += len(l.ports[i].free)
 	}
@@ -164,18 +165,22 @@ func (l *Ledger) take(now time.Time, w want) (lease Lease, token [8]byte, code i
 	}
 	if w.redeem {
 		r, ok := l.reservations[w.token]
-		if !ok || l.relays[r.lease.Relay].Local.Is6() != w.ipv6 {
+		if !ok {
 			return Lease{}, token, stun.CodeInsufficientPorts
 		}
 		delete(l.reservations, w.token)
 		return r.lease, token, 0
 	}
-	if l.limits.Allocations > 0 && l.total >= l.limits.Allocations || w.ports.reserve && len(l.reservations) >= maxReservations {
+	n := 1
+	if w.ports.reserve {
+		n = 2
+	}
+	if l.limits.Allocations > 0 && l.total+n > l.limits.Allocations || w.ports.reserve && l.held.len() >= maxReservations {
 		return Lease{}, token, stun.CodeInsufficientPorts
 	}
 	// One client keeps one relayed address while it can (paired pooling, RFC 4787 REQ-2): peers and services that
 	// compare addresses see one host.
-	start := int(maphash.Comparable(l.seed, w.client) % uint64(len(l.relays)))
+	start := int(l.hash(w.client) % uint64(len(l.relays)))
 	for i := range l.relays {
 		at := (start + i) % len(l.relays)
 		if l.relays[at].Local.Is6() != w.ipv6 {
@@ -188,10 +193,9 @@ func (l *Ledger) take(now time.Time, w want) (lease Lease, token [8]byte, code i
 			continue
 		}
 		t.remove(off)
-		l.total++
+		l.total += n
 		if w.ports.reserve {
 			t.remove(off + 1)
-			l.total++
 			binary.BigEndian.PutUint64(token[:], l.rng.Uint64())
 			l.reservations[token] = reservation{Lease{at, t.first + off + 1}, now.Add(reservationHold)}
 			l.held.push(token)
@@ -221,22 +225,25 @@ func (t *portTable) pick(rng *rand.Rand, p ports) (off uint16, ok bool) {
 
 // refill takes the oldest ports out of quarantine while less than a quarter of the table is free.
 func (l *Ledger) refill(t *portTable) {
-	for len(t.free) < len(t.pos)/4 && l.quarantine.len() > 0 {
-		l.wake(l.quarantine.pop())
+	for len(t.free) < len(t.pos)/4 && t.quarantine.len() > 0 {
+		l.wake(t)
 		l.reused++
 	}
 }
 
-func (l *Ledger) wake(r resting) {
-	t := &l.ports[r.lease.Relay]
-	t.add(r.lease.Port - t.first)
-	l.total--
+// wake ends the quarantine of the port that has rested longest.
+func (l *Ledger) wake(t *portTable) {
+	r := t.quarantine.pop()
+	t.add(r.port - t.first)
 	l.credit(r.client)
 }
 
 func (l *Ledger) expire(now time.Time) {
-	for l.quarantine.len() > 0 && !now.Before(l.quarantine.front().until) {
-		l.wake(l.quarantine.pop())
+	for i := range l.ports {
+		t := &l.ports[i]
+		for t.quarantine.len() > 0 && !now.Before(t.quarantine.front().until) {
+			l.wake(t)
+		}
 	}
 	for l.held.len() > 0 {
 		token := l.held.front()
@@ -245,13 +252,32 @@ func (l *Ledger) expire(now time.Time) {
 			break
 		}
 		l.held.pop()
-		if ok {
-			delete(l.reservations, token)
-			t := &l.ports[r.lease.Relay]
-			t.add(r.lease.Port - t.first)
-			l.total--
-		}
+		l.drop(token)
 	}
+}
+
+// drop frees a reserved port, unless it was redeemed.
+func (l *Ledger) drop(token [8]byte) {
+	if r, ok := l.reservations[token]; ok {
+		delete(l.reservations, token)
+		t := &l.ports[r.lease.Relay]
+		t.add(r.lease.Port - t.first)
+		l.total--
+	}
+}
+
+// cancel takes a reservation back whose allocation came to nothing.
+func (l *Ledger) cancel(token [8]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drop(token)
+}
+
+// admits reports whether the client may have another allocation.
+func (l *Ledger) admits(client netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.allowed(client)
 }
 
 func clientPrefix(a netip.Addr) netip.Prefix {
@@ -330,19 +356,20 @@ func (l *Ledger) release(now time.Time, lease Lease, client netip.Addr, confirme
 	defer l.mu.Unlock()
 	t := &l.ports[lease.Relay]
 	t.owners[lease.Port-t.first].Store(0)
+	l.total--
 	if confirmed {
-		l.quarantine.push(resting{lease, now.Add(portQuarantine), client})
+		t.quarantine.push(resting{lease.Port, now.Add(portQuarantine), client})
 		return
 	}
 	t.add(lease.Port - t.first)
-	l.total--
 }
 
 // foreign rests a port that another program has.
 func (l *Ledger) foreign(now time.Time, lease Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.quarantine.push(resting{lease: lease, until: now.Add(portQuarantine)})
+	l.total--
+	l.ports[lease.Relay].quarantine.push(resting{port: lease.Port, until: now.Add(portQuarantine)})
 }
 
 // unansweredAllowed counts a packet to a peer that has not answered this allocation, and reports whether all
@@ -394,7 +421,7 @@ func (l *Ledger) replyAllowed(now time.Time, client netip.Addr, size, perSecond 
 	}
 	l.replyMu.Lock()
 	defer l.replyMu.Unlock()
-	b := &l.replies[maphash.Comparable(l.seed, clientPrefix(client))%replyBuckets]
+	b := &l.replies[l.hash(clientPrefix(client).Addr())%replyBuckets]
 	if since := now.Sub(b.at); b.at.IsZero() || since >= time.Second {
 		b.tokens, b.at = perSecond, now
 	} else if add := int(int64(perSecond) * int64(since) / int64(time.Second)); add > 0 {
@@ -405,6 +432,19 @@ func (l *Ledger) replyAllowed(now time.Time, client netip.Addr, size, perSecond 
 	}
 	b.tokens -= size
 	return true
+}
+
+// hash spreads addresses, differently on every server.
+func (l *Ledger) hash(a netip.Addr) uint64 {
+	b := a.As16()
+	return mix(mix(binary.BigEndian.Uint64(b[:])^l.key[0]) ^ binary.BigEndian.Uint64(b[8:]) ^ l.key[1])
+}
+
+// mix is the finalizer of SplitMix64, a bijection.
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xBF58476D1CE4E5B9
+	x = (x ^ x>>27) * 0x94D049BB133111EB
+	return x ^ x>>31
 }
 
 // fifo is a queue whose memory is bounded by twice its longest length.
@@ -425,11 +465,4 @@ func (q *fifo[T]) pop() (v T) {
 		q.items, q.head = q.items[:n], 0
 	}
 	return v
-}
-
-// admits reports whether the client may have another allocation.
-func (l *Ledger) admits(client netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.allowed(client)
 }

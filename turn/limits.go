@@ -20,8 +20,8 @@ type Limits struct {
 	// ReplyBytesPerPrefix is how many bytes a second, IP and UDP headers included, all unproven addresses of one
 	// /24 or /56 are answered over UDP.
 	ReplyBytesPerPrefix int
-	// UnansweredPackets and UnansweredBytes are what one allocation may send to a peer address that has not
-	// answered it, and UnansweredAllClients times that is what all clients together may.
+	// UnansweredPackets and UnansweredBytes are what one allocation may send in ten minutes to a peer address that has not
+	// answered it, and UnansweredAllClients times that is what all clients together may. Both zero: no such budget.
 	UnansweredPackets, UnansweredBytes, UnansweredAllClients int
 }
 
@@ -46,7 +46,7 @@ func DefaultLimits() Limits {
 const (
 	maxTombstones    = 4096    // ended allocations remembered for 40 s, for each shard; the oldest goes first
 	maxUnanswered    = 1 << 16 // peer addresses with a shared unanswered budget; the oldest goes first
-	maxReservations  = 1024    // held ports of EVEN-PORT with R; more are refused with 508
+	maxReservations  = 1024    // ports reserved by EVEN-PORT with R within 30 s; more are refused with 508
 	replyBuckets     = 1 << 14 // hashed prefixes with a reply budget; a collision makes the budget smaller, never larger
 	openTries        = 8       // ports tried when another program holds the first ones
 	maxPeersPerPerm  = 32      // addresses in one CreatePermission

@@ -2,6 +2,7 @@ package turn
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/stilenet/stile/stun"
 )
@@ -25,13 +26,13 @@ func (c *Core) permit(i uint32, peer netip.Addr) (uint32, bool) {
 	if ok {
 		perm := &c.perms[p]
 		if c.now >= perm.expires { // a new beginning: whether the peer still answers is to be seen
-			perm.answered, perm.sent, perm.sentBytes = false, 0, 0
+			perm.answered = false
 			c.audit(a, peer)
 		}
 		perm.expires = c.now + PermissionLifetime
 		return p, true
 	}
-	if a.nperms >= c.rules.Limits.Permissions && !c.reapPermissions(i) {
+	if !c.roomForPermissions(i, 1) {
 		return none, false
 	}
 	if n := len(c.freePerms); n > 0 {
@@ -42,7 +43,8 @@ func (c *Core) permit(i uint32, peer netip.Addr) (uint32, bool) {
 		p = uint32(len(c.perms) - 1)
 	}
 	c.perms[p] = permission{
-		addr: peer, allocation: i, next: a.firstPerm, expires: c.now + PermissionLifetime, ownHost: c.ownHost(peer),
+		addr: peer, allocation: i, next: a.firstPerm, expires: c.now + PermissionLifetime, since: c.now,
+		ownHost: c.ownHost(peer),
 	}
 	a.firstPerm = p
 	a.nperms++
@@ -57,10 +59,25 @@ func (c *Core) audit(a *allocation, peer netip.Addr) {
 	c.events = append(c.events, Event{Kind: EventPeer, At: c.clock, Session: c.session(a), Peer: netip.AddrPortFrom(peer, 0)})
 }
 
-// reapPermissions makes room in a full table before the next Tick would, and reports whether it found any.
-func (c *Core) reapPermissions(i uint32) bool {
+// roomForPermissions reports whether the allocation may have n more, after it has made room as the next Tick would.
+func (c *Core) roomForPermissions(i uint32, n int) bool {
+	a, limit := &c.allocs[i], c.rules.Limits.Permissions
+	if a.nperms+n > limit {
+		c.reap(i)
+	}
+	return a.nperms+n <= limit
+}
+
+// reap removes the channels of an allocation that are over, then the permissions that are, and that no channel leads through.
+func (c *Core) reap(i uint32) {
 	a := &c.allocs[i]
-	before := a.nperms
+	for ch := a.firstChan; ch != none; {
+		next := c.chans[ch].next
+		if c.channelOver(a, ch) {
+			c.dropChannel(i, ch)
+		}
+		ch = next
+	}
 	for p := a.firstPerm; p != none; {
 		next := c.perms[p].next
 		if c.now >= c.perms[p].expires && !c.permissionInUse(a, p) {
@@ -68,7 +85,6 @@ func (c *Core) reapPermissions(i uint32) bool {
 		}
 		p = next
 	}
-	return a.nperms < before
 }
 
 // permissionInUse reports whether a channel of the allocation leads through the permission.
@@ -115,13 +131,6 @@ func (c *Core) ownHost(a netip.Addr) bool {
 
 // createPermission handles the request of RFC 8656 §10.2, which draft-08 does not have.
 func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *reply) {
-	if r.user == nil && !c.rules.ModernWithoutCredentials {
-		c.stats.ModernRefused++
-		c.end(i, EndModern)
-		r.session = none
-		r.fail(stun.CodeForbidden)
-		return
-	}
 	if a.dialect == DialectUnknown {
 		a.dialect = DialectModern
 	}
@@ -132,8 +141,12 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 			continue
 		}
 		peer, ok := m.XORAddress(it.Value)
-		if !ok || n == len(peers) {
+		if !ok {
 			r.fail(stun.CodeBadRequest)
+			return
+		}
+		if n == len(peers) {
+			r.fail(stun.CodeInsufficientPorts)
 			return
 		}
 		if !sameFamily(a, peer.Addr()) {
@@ -145,8 +158,10 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 			r.fail(stun.CodeForbidden)
 			return
 		}
-		peers[n] = peer.Addr()
-		n++
+		if !slices.Contains(peers[:n], peer.Addr()) {
+			peers[n] = peer.Addr()
+			n++
+		}
 	}
 	if n == 0 {
 		r.fail(stun.CodeBadRequest)
@@ -157,11 +172,18 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 		r.fail(stun.CodeQuotaReached)
 		return
 	}
+	fresh := 0
 	for _, peer := range peers[:n] {
-		if _, ok := c.permit(i, peer); !ok {
-			r.fail(stun.CodeInsufficientPorts)
-			return
+		if _, ok := c.permissionOf(i, peer); !ok {
+			fresh++
 		}
+	}
+	if fresh > 0 && !c.roomForPermissions(i, n) && !c.roomForPermissions(i, fresh) { // all or none
+		r.fail(stun.CodeInsufficientPorts)
+		return
+	}
+	for _, peer := range peers[:n] {
+		c.permit(i, peer)
 	}
 	r.succeed()
 }

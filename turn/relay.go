@@ -15,9 +15,15 @@ func (c *Core) send(src *Source, m stun.Message, p Packet) {
 		c.count(DropNoAllocation)
 		return
 	}
-	c.trace(a.id, false, m)
+	c.trace(c.traces.of(a.id), false, m)
 	if m.CheckFingerprint() == stun.FingerprintInvalid {
 		c.count(DropFingerprint)
+		return
+	}
+	if speaksModern(m) && a.user == nil && !c.rules.ModernWithoutCredentials {
+		c.stats.ModernRefused++
+		c.end(i, EndModern)
+		c.count(DropAttributes)
 		return
 	}
 	var list [1]stun.AttrType
@@ -80,6 +86,10 @@ func (c *Core) send(src *Source, m stun.Message, p Packet) {
 func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Disposition) {
 	a, x := &c.allocs[i], &c.perms[perm]
 	limits := &c.rules.Limits
+	if p.Len > maxPayload {
+		c.count(DropSize)
+		return
+	}
 	if !a.packets.take(c.now, 1, limits.PacketsPerSecond) || !a.bytes.take(c.now, p.Len, limits.BytesPerSecond) {
 		c.count(DropRate)
 		return
@@ -101,9 +111,16 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 	c.out = append(c.out, Output{Kind: ToPeer, Allocation: i, Peer: peer, Data: p.bytes()})
 }
 
-// unanswered takes a packet out of what a peer gets before it has answered.
+// unanswered takes a packet out of what a peer gets before it has answered. The budget is one for ten minutes: without an
+// end, a client that keeps on trying would never reach a server that was down when it began.
 func (c *Core) unanswered(x *permission, size int) bool {
 	limits := &c.rules.Limits
+	if limits.UnansweredPackets <= 0 && limits.UnansweredBytes <= 0 {
+		return true
+	}
+	if c.now >= x.since+unansweredWindow {
+		x.since, x.sent, x.sentBytes = c.now, 0, 0
+	}
 	if limits.UnansweredPackets > 0 && x.sent >= limits.UnansweredPackets ||
 		limits.UnansweredBytes > 0 && x.sentBytes+size > limits.UnansweredBytes ||
 		!c.ledger.unansweredAllowed(c.clock, x.addr, size) {
@@ -217,32 +234,45 @@ func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
 		c.count(DropPeerRate)
 		return
 	}
-	d := RelayedToData
-	size := p.Len
+	d, size, head := RelayedToData, p.Len, dataHeader(from)
 	if bound {
-		d = RelayedToChannel
+		d, head = RelayedToChannel, channelHeader
+	}
+	whole := head + size
+	if !bound || a.source.Stream != 0 {
+		whole = head + (size+3)&^3
+	}
+	if whole > maxMessage || a.source.Stream == 0 && whole > maxPayload {
+		c.count(DropPeerSize)
+		return
+	}
+	if bound {
 		p = c.asChannelData(c.chans[ch].number, a.source.Stream != 0, p)
 	} else {
 		p = c.asData(from, p)
-	}
-	if a.source.Stream == 0 && p.Len > maxDatagram {
-		c.count(DropPeerSize)
-		return
 	}
 	a.packetsDown++
 	a.bytesDown += uint64(size)
 	c.stats.BytesToClients += uint64(size)
 	c.count(d)
 	c.out = append(c.out, Output{Kind: ToClient, Source: a.source, Data: p.bytes()})
-	if !bound && c.traces.any() {
+	if s := c.traces.of(a.id); s != nil && !bound {
 		if m, err := stun.Parse(p.bytes()); err == nil {
-			c.trace(a.id, true, m)
+			c.trace(s, true, m)
 		}
 	}
 }
 
-// maxDatagram is the payload of the longest UDP datagram over IPv4.
-const maxDatagram = 65535 - 20 - 8
+// maxMessage is the longest STUN message: its length field counts multiples of 4.
+const maxMessage = stun.HeaderSize + 0xFFFC
+
+// dataHeader is what a Data indication puts in front of the datagram of this peer, in bytes.
+func dataHeader(from netip.AddrPort) int {
+	if from.Addr().Is4() {
+		return stun.HeaderSize + 4 + 8 + 4
+	}
+	return stun.HeaderSize + 4 + 20 + 4
+}
 
 // asChannelData puts a ChannelData header in front of the datagram, and on a stream padding behind it (§10.5).
 func (c *Core) asChannelData(number uint16, stream bool, p Packet) Packet {
@@ -261,10 +291,7 @@ func (c *Core) asChannelData(number uint16, stream bool, p Packet) Packet {
 // asData makes a Data indication of the datagram where it lies (§9.3): PEER-ADDRESS, then DATA.
 func (c *Core) asData(from netip.AddrPort, p Packet) Packet {
 	size := p.Len
-	head := stun.HeaderSize + 4 + 8 + 4
-	if !from.Addr().Is4() {
-		head += 12
-	}
+	head := dataHeader(from)
 	start := p.At - head
 	b := stun.Begin(p.Buf[start:start], stun.NewType(stun.Data, stun.Indication), c.newTransaction())
 	b.XORAddress(stun.AttrXORPeerAddress, from)

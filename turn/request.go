@@ -17,6 +17,7 @@ type reply struct {
 	nonce   bool        // the failure is a challenge: REALM and a fresh NONCE go with it
 	user    *credential // who asked, when the listener wants credentials
 	session uint32      // the allocation that the request belongs to, none without
+	trace   *scrubber   // of that allocation, even when it has ended; nil: not traced
 	c       *Core
 }
 
@@ -47,21 +48,19 @@ func (c *Core) request(src *Source, m stun.Message) {
 	}
 	r := reply{src: src, m: m, start: len(c.arena), session: i, c: c}
 	if a != nil {
-		c.trace(a.id, false, m)
+		r.trace = c.traces.of(a.id)
+		c.trace(r.trace, false, m)
 	}
-	var list [8]stun.AttrType
+	var list [maxUnknown]stun.AttrType
 	switch {
 	case c.wantsAuth(src) && !c.authenticate(&r, a):
-	case c.unknown(&r, list[:0]):
+	case c.refuseModern(&r, a):
+	case r.listUnknown(list[:0]):
+	case c.replay(&r):
 	case m.Method() == stun.Allocate:
 		c.allocate(src, m, &r)
 	case a == nil:
-		if t, ok := c.tombs[src.key()]; ok && m.Method() == stun.Refresh && t.release == m.TransactionID() && c.now < t.until {
-			r.succeed()
-			r.body.Uint32(stun.AttrLifetime, 0)
-		} else {
-			r.fail(stun.CodeAllocationMismatch)
-		}
+		r.fail(stun.CodeAllocationMismatch)
 	case m.Method() == stun.Refresh:
 		c.refresh(i, a, m, &r)
 	case m.Method() == stun.ChannelBind:
@@ -72,18 +71,29 @@ func (c *Core) request(src *Source, m stun.Message) {
 	c.finish(&r, fingerprint == stun.FingerprintValid)
 }
 
-// unknown notes the attributes that must be understood and are not (rfc3489bis-15 §7.3.1).
-func (c *Core) unknown(r *reply, list []stun.AttrType) bool {
+// refuseModern refuses a client without credentials that speaks the modern dialect, and ends what it has: a web page must not
+// be able to use an employee's browser on the open proxy.
+func (c *Core) refuseModern(r *reply, a *allocation) bool {
+	if r.user != nil || c.rules.ModernWithoutCredentials || !speaksModern(r.m) && r.m.Method() != stun.CreatePermission {
+		return false
+	}
+	c.stats.ModernRefused++
+	if a != nil {
+		c.end(r.session, EndModern)
+		r.session = none
+	}
+	r.fail(stun.CodeForbidden)
+	return true
+}
+
+// maxUnknown bounds the list in a 420, as a request may have more unknown attributes than are worth an answer.
+const maxUnknown = 8
+
+// listUnknown notes the attributes that must be understood and are not (rfc3489bis-15 §7.3.1).
+func (r *reply) listUnknown(list []stun.AttrType) bool {
 	r.unknown = r.m.UnknownRequired(list, known)
 	if len(r.unknown) == 0 {
 		return false
-	}
-	// A client without credentials that asks for DF speaks the modern dialect, which is refused before it is discussed.
-	if r.user == nil && r.m.Has(stun.AttrDontFragment) && !c.rules.ModernWithoutCredentials {
-		c.stats.ModernRefused++
-		r.unknown = nil
-		r.fail(stun.CodeForbidden)
-		return true
 	}
 	r.fail(stun.CodeUnknownAttribute)
 	return true
@@ -143,14 +153,15 @@ func (c *Core) finish(r *reply, fingerprint bool) {
 			reason = "" // the text is for people; the code says it all
 		}
 	}
-	var a *allocation
-	if r.session != none && c.allocs[r.session].id != 0 {
-		a = &c.allocs[r.session]
-		if c.traces.any() {
-			if m, err := stun.Parse(c.arena[r.start:]); err == nil {
-				c.trace(a.id, true, m)
-			}
+	c.traceRefusal(r)
+	if r.trace != nil {
+		if m, err := stun.Parse(c.arena[r.start:]); err == nil {
+			c.trace(r.trace, true, m)
 		}
+	}
+	var a *allocation
+	if r.session != none {
+		a = &c.allocs[r.session]
 	}
 	if !c.emit(r.src, r.start, a, len(r.m.Raw())) {
 		return

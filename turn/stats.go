@@ -11,6 +11,7 @@ const (
 	RelayedSend      // Send indication, sent to the peer
 	RelayedHairpin   // to another relayed address of this server; the delivery is counted again as a peer's packet
 	PermissionOnly   // Send without DATA
+	Keepalive        // a Binding indication, which asks for nothing
 	AnsweredBinding  // STUN Binding
 	AnsweredSuccess  // a TURN request that succeeded
 	AnsweredError    // a TURN request that failed; Stats.Errors has the codes
@@ -21,7 +22,7 @@ const (
 	DropNoAllocation // an indication or ChannelData without an allocation
 	DropAttributes   // an indication that lacks an attribute or has one that must be understood and is not
 	DropChannel      // ChannelData for a channel that is not bound
-	DropNoPermission // a Send of the modern dialect without a permission, or a channel whose permission ended
+	DropNoPermission // a Send of the modern dialect without a permission
 	DropPeerFamily   // a peer of another address family than the relayed address
 	DropPeer         // the policy refuses the peer's address
 	DropPeerPort     // the policy refuses the peer's port
@@ -30,6 +31,7 @@ const (
 	DropQuota        // the client has all the confirmed allocations it may have
 	DropUnanswered   // the peer has not answered and has got what it may get
 	DropRate         // the allocation's bytes or packets per second
+	DropSize         // more payload than a UDP datagram carries, which only a stream can bring
 	DropReplyBudget  // the answer would exceed the prefix's reply bytes
 	DropReplySize    // the answer would be more than twice the request
 	// From a peer.
@@ -44,12 +46,12 @@ const (
 
 var dispositionNames = [dispositions]string{
 	DispositionUnknown: "unknown",
-	RelayedChannel:     "relayed_channel", RelayedSend: "relayed_send", RelayedHairpin: "relayed_hairpin", PermissionOnly: "permission_only",
+	RelayedChannel:     "relayed_channel", RelayedSend: "relayed_send", RelayedHairpin: "relayed_hairpin", PermissionOnly: "permission_only", Keepalive: "keepalive",
 	AnsweredBinding: "answered_binding", AnsweredSuccess: "answered_success", AnsweredError: "answered_error",
 	DropMalformed: "drop_malformed", DropFingerprint: "drop_fingerprint", DropMethod: "drop_method", DropClient: "drop_client",
 	DropNoAllocation: "drop_no_allocation", DropAttributes: "drop_attributes", DropChannel: "drop_channel",
 	DropNoPermission: "drop_no_permission", DropPeerFamily: "drop_peer_family", DropPeer: "drop_peer", DropPeerPort: "drop_peer_port",
-	DropHairpin: "drop_hairpin", DropTableFull: "drop_table_full", DropQuota: "drop_quota", DropUnanswered: "drop_unanswered", DropRate: "drop_rate",
+	DropHairpin: "drop_hairpin", DropTableFull: "drop_table_full", DropQuota: "drop_quota", DropUnanswered: "drop_unanswered", DropRate: "drop_rate", DropSize: "drop_size",
 	DropReplyBudget: "drop_reply_budget", DropReplySize: "drop_reply_size",
 	RelayedToChannel: "relayed_to_channel", RelayedToData: "relayed_to_data", DropPeerStranger: "drop_peer_stranger",
 	DropPeerClosed: "drop_peer_closed", DropPeerSize: "drop_peer_size", DropPeerRate: "drop_peer_rate",
@@ -69,7 +71,7 @@ type Stats struct {
 	Packets [dispositions]uint64 // by Disposition
 
 	Refused [RuleCount]uint64 // policy refusals by Rule
-	Errors  map[int]uint64   // error responses by code
+	Errors  map[int]uint64    // error responses by code
 
 	BytesToPeers, BytesToClients uint64 // payload
 	Allocations                  int    // now

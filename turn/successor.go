@@ -18,6 +18,7 @@ func (c *Core) Successor(now time.Time) *Core {
 	}
 	s := NewCore(now, cfg)
 	s.draining = c.draining
+	s.lastID = c.lastID // IDs are unique while the server runs
 	s.events = c.events
 	s.stats = c.Stats()
 	s.stats.Allocations, s.stats.Unconfirmed, s.stats.Permissions, s.stats.Channels = 0, 0, 0, 0

@@ -28,6 +28,10 @@ const (
 
 	channelHeader = 4  // bytes, §10.5: number and length
 	protocolUDP   = 17 // REQUESTED-TRANSPORT, §13.7
+	familyIPv4    = 1  // REQUESTED-ADDRESS-FAMILY and its kin, RFC 8656 §18.6
+	familyIPv6    = 2
+
+	maxPayload = 65535 - 20 - 8 // bytes of the longest UDP datagram over IPv4
 )
 
 // Headroom is how many bytes a receive buffer must have free in front of a peer's datagram, and Tailroom behind it, so
