@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/stilenet/stile/turn"
 )
 
@@ -42,7 +40,7 @@ func openSocket(_ context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, 
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
 	}
-	raiseDescriptors()
+	descriptorLimit() // raises it
 	e := &socketEngine{cfg: cfg, all: make([]*shard, n)}
 	e.streams = streamCount{clients: make(map[netip.Addr]int), max: cfg.Streams, perClient: cfg.StreamsPerClient}
 	defer func() {
@@ -151,14 +149,5 @@ func (e *socketEngine) addStats(s *Stats) {
 		s.HairpinDrops += c.hairpinDrops.Load()
 		s.ReceiveDrops += c.receiveDrops.Load()
 		s.Panics += c.panics.Load()
-	}
-}
-
-// raiseDescriptors raises the soft limit of open files to the hard one, as far as the runtime has not.
-func raiseDescriptors() {
-	var l unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &l) == nil && l.Cur < l.Max {
-		l.Cur = l.Max
-		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &l)
 	}
 }

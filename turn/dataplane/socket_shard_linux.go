@@ -56,20 +56,22 @@ type shard struct {
 }
 
 func newShard(e *socketEngine, number int, ledger *turn.Ledger) (*shard, error) {
-	s := &shard{cfg: e.cfg, engine: e, number: number, rx: newReceiver(), tx: newSender()}
+	s := &shard{cfg: e.cfg, engine: e, number: number, tx: newSender()}
 	s.streams.scratch = make([]byte, streamScratch)
-	event, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	var err error
+	if s.rx, err = newReceiver(); err != nil {
+		return nil, err
+	}
+	if s.box.event, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		s.rx.close()
+		return nil, err
+	}
+	if s.poll, err = newEpoll(); err == nil {
+		err = s.poll.add(s.box.event, unix.EPOLLIN|edge, makeTag(tagMailbox, 0, 0))
+	}
 	if err != nil {
-		return nil, err
-	}
-	s.box.event = event
-	if s.poll, err = newEpoll(); err != nil {
-		_ = unix.Close(event)
-		return nil, err
-	}
-	if err := s.poll.add(event, unix.EPOLLIN|edge, makeTag(tagMailbox, 0, 0)); err != nil {
-		_ = unix.Close(event)
-		_ = unix.Close(s.poll.fd)
+		s.close()
+		s.box.close()
 		return nil, err
 	}
 	s.core = turn.NewCore(time.Now(), coreConfig(e.cfg, ledger, number, len(e.all), s))
@@ -110,6 +112,7 @@ func (s *shard) close() {
 		_ = unix.Close(l.fd)
 	}
 	_ = unix.Close(s.poll.fd)
+	s.rx.close()
 }
 
 // wait waits until there is something to do, and returns the number of events.
@@ -159,7 +162,10 @@ func (s *shard) round(events int) {
 	if !s.now.Before(s.nextTick) {
 		s.tick()
 	}
-	s.flush()
+	// While there is more to take, what is to be sent from one port gathers.
+	if len(s.ready) == 0 || s.rx.left() < batchCount {
+		s.flush()
+	}
 }
 
 // note puts the socket of an event into the list of what is ready, once.
