@@ -30,7 +30,7 @@ type TrialResult struct {
 	CPU          *CPU      `json:"cpu,omitempty"` // absent when the server's process is not ours to see
 
 	GeneratorUs    float64 `json:"generator_us_per_packet"` // send and receive, waiting not counted
-	GeneratorBusy  float64 `json:"generator_busy"`          // share of the time
+	GeneratorBusy  float64 `json:"generator_busy"`          // share of the time; near 1 is no limit yet, as batches grow when time is short
 	GeneratorDrops uint64  `json:"generator_drops"`         // by the kernel, before the generator's sockets and in its backlog
 	ServerDrops    uint64  `json:"server_drops"`            // by the kernel, before the server's sockets
 	Limit          limit   `json:"limit"`
