@@ -1,0 +1,60 @@
+// Command stile is the TURN relay proxy and its control commands. `stile help` lists them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, those of sysexits(3) where one fits.
+const (
+	exitFailure = 1
+	exitUsage   = 64
+)
+
+// app is what a command may touch of the world.
+type app struct {
+	out, err io.Writer
+	environ  []string
+}
+
+func main() { os.Exit(run(os.Args[1:], app{os.Stdout, os.Stderr, os.Environ()})) }
+
+func run(args []string, a app) int {
+	root := &cobra.Command{
+		Use:   "stile",
+		Short: "A TURN relay proxy for Flash Player, AIR and WebRTC",
+		Long: "Stile relays UDP for players whose firewall or NAT keeps them from each other.\n\n" +
+			"Start with `stile serve`: it needs no configuration and says what it does.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetArgs(args)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usage{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
+	})
+	root.AddCommand(a.serve(), a.status(), a.sessions(), a.drain(), a.reloadCmd(), a.config(), a.mmscfg(), a.version())
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(a.err, "stile:", err)
+	var u usage
+	if errors.As(err, &u) {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+// usage is a mistake in the command line.
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
