@@ -246,7 +246,7 @@ func (t *traceRun) title() string {
 	if t.req.Session != 0 {
 		return "session " + t.req.Session.String()
 	}
-	return fmt.Sprintf("the next %d sessions of clients in %s", t.req.Count, t.req.Clients)
+	return fmt.Sprintf("the next %d sessions of the clients that were asked for", t.req.Count) // whose addresses are nobody's business
 }
 
 // start tells the cores. The Tracer's lock is not held: a core that reports takes it.
