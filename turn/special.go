@@ -25,11 +25,7 @@ func row(prefix, name, ref string, rule Rule, reach reach) special {
 	return special{netip.MustParsePrefix(prefix), name, ref, rule, reach}
 }
 
-// registryDate is the day of the newest change to the registries that registry follows (iana-ipv4-special-registry,
-// iana-ipv6-special-registry).
-const registryDate = "2025-10-09"
-
-// registry is the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890, RFC 8190), a row for each row there.
+// registry is the IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890, RFC 8190) as of 2025-10-09, a row for each row there.
 // It leaves out 64:ff9b::/96 and ::ffff:0:0/96, which are judged by the address inside. "Globally reachable" there
 // says that a route may exist, not that a peer lives there: anycast helpers and identifiers are refused.
 // Documentation is open, because laboratories use it.

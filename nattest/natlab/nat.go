@@ -500,7 +500,8 @@ func (n *NAT) Forward(now time.Time, proto Proto, external, inside netip.AddrPor
 		lifetime = foreverTimeout
 	}
 	ext := extKey{proto, external}
-	for _, m := range n.byExt[ext] {
+	if taken := n.byExt[ext]; len(taken) > 0 {
+		m := taken[0]
 		if !m.forward || m.inside != inside {
 			return false
 		}
