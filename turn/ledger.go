@@ -381,17 +381,14 @@ func (l *Ledger) unansweredAllowed(now time.Time, peer netip.Addr, size int) boo
 	if n <= 0 {
 		return true
 	}
-	for l.unansweredAt.len() > 0 {
-		a := l.unansweredAt.front()
-		b := l.unanswered[a]
-		if b != nil && now.Before(b.until) && len(l.unanswered) < maxUnanswered {
-			break
-		}
-		l.unansweredAt.pop()
-		delete(l.unanswered, a)
+	for l.unansweredAt.len() > 0 && !now.Before(l.unanswered[l.unansweredAt.front()].until) {
+		delete(l.unanswered, l.unansweredAt.pop())
 	}
 	b := l.unanswered[peer]
 	if b == nil {
+		if len(l.unanswered) >= maxUnanswered {
+			delete(l.unanswered, l.unansweredAt.pop())
+		}
 		b = &peerBudget{until: now.Add(unansweredWindow)}
 		l.unanswered[peer] = b
 		l.unansweredAt.push(peer)

@@ -145,10 +145,6 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 			r.fail(stun.CodeBadRequest)
 			return
 		}
-		if n == len(peers) {
-			r.fail(stun.CodeInsufficientPorts)
-			return
-		}
 		if !sameFamily(a, peer.Addr()) {
 			r.fail(stun.CodePeerFamilyMismatch)
 			return
@@ -158,10 +154,15 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 			r.fail(stun.CodeForbidden)
 			return
 		}
-		if !slices.Contains(peers[:n], peer.Addr()) {
-			peers[n] = peer.Addr()
-			n++
+		if slices.Contains(peers[:n], peer.Addr()) {
+			continue
 		}
+		if n == len(peers) {
+			r.fail(stun.CodeInsufficientPorts)
+			return
+		}
+		peers[n] = peer.Addr()
+		n++
 	}
 	if n == 0 {
 		r.fail(stun.CodeBadRequest)
