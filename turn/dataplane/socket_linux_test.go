@@ -25,7 +25,7 @@ var loopback6 = netip.IPv6Loopback()
 func socketConfig(t testing.TB) Config {
 	t.Helper()
 	relays := []turn.RelayAddress{{Public: loopback, Local: loopback}, {Public: loopback6, Local: loopback6}}
-	ports := turn.PortRange{First: 30000, Last: 39999}
+	ports := turn.PortRange{First: 20000, Last: 29999} // where the system does not put the sockets of peers: those would be taken for relayed ports
 	policy, err := turn.NewPolicy(turn.PolicyConfig{Profile: turn.ProfileLab, Relays: relays, RelayPorts: ports})
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +61,9 @@ func startSocket(t testing.TB, cfg Config) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
+	if err := s.Do(context.Background(), func(time.Time, int, *turn.Core) {}); err != nil { // all shards run
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -430,13 +433,19 @@ func TestRelayedPortsAreClosedAndOpenedAgain(t *testing.T) {
 	peer, to := peerOn(t, loopback)
 	for i := range 50 {
 		c := dial(t, "udp", s.address(0))
-		relayed := allocate(t, c)
+		// IDs of their own: an earlier client may have had the same port, and a retransmission would get its answer.
+		message := func(m stun.Method, id byte, lifetime uint32) []byte {
+			b := stun.Begin(nil, stun.NewType(m, stun.Request), stun.TransactionID{id, byte(i)})
+			b.Uint32(stun.AttrLifetime, lifetime)
+			return b.Bytes()
+		}
+		relayed, _ := ask(t, c, message(stun.Allocate, 1, 600)).GetXORAddress(stun.AttrXORRelayedAddress)
 		// The peer's datagram, the client's and the release are there before the shard takes any of them.
 		release := s.hold(t, 0)
 		data := fmt.Appendf(nil, "the last words of %d", i)
 		write(t, c, sendIndication(to, data))
-		write(t, c, request(stun.Refresh, stun.Request, 5, func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 0) }))
-		write(t, c, request(stun.Allocate, stun.Request, 6, nil))
+		write(t, c, message(stun.Refresh, 2, 0))
+		write(t, c, message(stun.Allocate, 3, 600))
 		if _, err := peer.WriteToUDPAddrPort(data, relayed); err != nil {
 			t.Fatal(err)
 		}
@@ -450,7 +459,7 @@ func TestRelayedPortsAreClosedAndOpenedAgain(t *testing.T) {
 		if m := next(t, c); m.Type() != stun.NewType(stun.Allocate, stun.Success) {
 			t.Fatalf("Allocate again: %x", m.Raw())
 		}
-		if m := ask(t, c, request(stun.Refresh, stun.Request, 7, func(b *stun.Builder) { b.Uint32(stun.AttrLifetime, 0) })); m.Class() != stun.Success {
+		if m := ask(t, c, message(stun.Refresh, 4, 0)); m.Class() != stun.Success {
 			t.Fatalf("Refresh again: %x", m.Raw())
 		}
 		c.Close()
@@ -465,23 +474,29 @@ func TestRelayedPortsAreClosedAndOpenedAgain(t *testing.T) {
 
 func TestTakenPortIsNotGiven(t *testing.T) {
 	cfg := socketConfig(t)
-	for first := uint16(40000); ; first += 8 { // until this machine has eight in a row
+	var taken map[uint16]bool
+	for first := uint16(20000); len(taken) < 4; first += 8 { // until this machine has eight in a row
 		cfg.Ports = turn.PortRange{First: first, Last: first + 7}
-		free := 0
-		for port := first; port < cfg.Ports.Last; port++ {
-			if c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, port))); err == nil {
-				defer c.Close()
-				free++
+		taken = make(map[uint16]bool)
+		for port := first; port <= cfg.Ports.Last; port++ {
+			c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, port)))
+			if err != nil {
+				taken = nil
+				break
 			}
-		}
-		if c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, cfg.Ports.Last))); err == nil && free == 7 {
-			c.Close()
-			break
+			if port&1 == 0 {
+				c.Close()
+				continue
+			}
+			defer c.Close()
+			taken[port] = true
 		}
 	}
 	s := startSocket(t, cfg)
-	if relayed := allocate(t, dial(t, "udp", s.address(0))); relayed.Port() != cfg.Ports.Last {
-		t.Errorf("got %v, which another program has", relayed)
+	for range 4 {
+		if relayed := allocate(t, dial(t, "udp", s.address(0))); taken[relayed.Port()] {
+			t.Errorf("got %v, which another program has", relayed)
+		}
 	}
 }
 

@@ -181,7 +181,7 @@ func TestStreamWithoutAllocationEnds(t *testing.T) {
 func TestSlowStreamLosesWholeDatagrams(t *testing.T) {
 	s := startSocket(t, socketConfig(t))
 	c := dial(t, "tcp", s.address(1))
-	_ = c.(*net.TCPConn).SetReadBuffer(8 << 10)
+	_ = c.(*net.TCPConn).SetReadBuffer(128 << 10)
 	relayed := allocate(t, c)
 	peer, to := peerOn(t, loopback)
 	bindChannel(t, c, 0x4001, to)
