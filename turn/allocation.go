@@ -211,7 +211,7 @@ func lifetime(m stun.Message) (time.Duration, bool) {
 // takes over the place and the open port of the oldest: nothing was ever sent from it, and a flood then costs no system call.
 func (c *Core) newAllocation(w want, proven bool) (i uint32, token [8]byte, code int) {
 	full := !proven && c.stats.Unconfirmed >= c.rules.Limits.Unconfirmed
-	if full && !c.ledger.admits(w.client) { // before anybody gives way
+	if full && !c.ledger.admits(c.clock, w.client) { // before anybody gives way
 		return none, token, stun.CodeQuotaReached
 	}
 	if full && !w.redeem && !w.ports.even && !c.allocs[c.oldest].hasToken && c.oldestIs(w.ipv6) {

@@ -274,9 +274,10 @@ func (l *Ledger) cancel(token [8]byte) {
 }
 
 // admits reports whether the client may have another allocation.
-func (l *Ledger) admits(client netip.Addr) bool {
+func (l *Ledger) admits(now time.Time, client netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.expire(now)
 	return l.allowed(client)
 }
 

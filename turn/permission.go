@@ -32,7 +32,7 @@ func (c *Core) permit(i uint32, peer netip.Addr) (uint32, bool) {
 		perm.expires = c.now + PermissionLifetime
 		return p, true
 	}
-	if !c.roomForPermissions(i, 1) {
+	if !c.roomForPermissions(i, peer) {
 		return none, false
 	}
 	if n := len(c.freePerms); n > 0 {
@@ -59,13 +59,25 @@ func (c *Core) audit(a *allocation, peer netip.Addr) {
 	c.events = append(c.events, Event{Kind: EventPeer, At: c.clock, Session: c.session(a), Peer: netip.AddrPortFrom(peer, 0)})
 }
 
-// roomForPermissions reports whether the allocation may have n more, after it has made room as the next Tick would.
-func (c *Core) roomForPermissions(i uint32, n int) bool {
+// roomForPermissions reports whether the allocation may have permissions for all these peers, after it has made room as the next
+// Tick would.
+func (c *Core) roomForPermissions(i uint32, peers ...netip.Addr) bool {
 	a, limit := &c.allocs[i], c.rules.Limits.Permissions
-	if a.nperms+n > limit {
-		c.reap(i)
+	for reaped := false; ; reaped = true {
+		fresh := 0
+		for _, peer := range peers {
+			if _, ok := c.permissionOf(i, peer); !ok {
+				fresh++
+			}
+		}
+		if fresh == 0 || a.nperms+fresh <= limit {
+			return true
+		}
+		if reaped {
+			return false
+		}
+		c.reap(i) // perhaps one of the peers as well
 	}
-	return a.nperms+n <= limit
 }
 
 // reap removes the channels of an allocation that are over, then the permissions that are, and that no channel leads through.
@@ -173,13 +185,7 @@ func (c *Core) createPermission(i uint32, a *allocation, m stun.Message, r *repl
 		r.fail(stun.CodeQuotaReached)
 		return
 	}
-	fresh := 0
-	for _, peer := range peers[:n] {
-		if _, ok := c.permissionOf(i, peer); !ok {
-			fresh++
-		}
-	}
-	if fresh > 0 && !c.roomForPermissions(i, n) && !c.roomForPermissions(i, fresh) { // all or none
+	if !c.roomForPermissions(i, peers[:n]...) { // all or none
 		r.fail(stun.CodeInsufficientPorts)
 		return
 	}
