@@ -122,10 +122,11 @@ type Core struct {
 	traces   traces
 	refusals [RuleCount]refusal
 
-	out    []Output
-	arena  []byte
-	events []Event
-	stats  Stats
+	out     []Output
+	arena   []byte
+	unknown [maxUnknown]stun.AttrType // of the request in hand
+	events  []Event
+	stats   Stats
 }
 
 // tupleKey is a 5-tuple without pointers. Of a TCP client it has the number of the connection only.

@@ -146,7 +146,9 @@ func (s *server) settle(n int) (out []Output) {
 }
 
 func (s *server) packet(b []byte) Packet {
-	clear(s.buf)
+	if !s.quiet {
+		clear(s.buf)
+	}
 	copy(s.buf[Headroom:], b)
 	return Packet{s.buf, Headroom, len(b)}
 }

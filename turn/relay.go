@@ -20,19 +20,19 @@ func (c *Core) send(src *Source, m stun.Message, p Packet) {
 		c.count(DropFingerprint)
 		return
 	}
-	if speaksModern(m) && a.user == nil && !c.rules.ModernWithoutCredentials {
+	at, size, value, kind := readSend(m)
+	if kind == sendModern && a.user == nil && !c.rules.ModernWithoutCredentials {
 		c.stats.ModernRefused++
 		c.end(i, EndModern)
 		c.count(DropAttributes)
 		return
 	}
-	var list [1]stun.AttrType
-	peer, ok := m.GetXORAddress(stun.AttrXORPeerAddress)
-	if !ok || len(m.UnknownRequired(list[:0], known)) > 0 {
+	peer, ok := m.XORAddress(value)
+	if !ok || kind == sendUnknown || kind == sendModern && m.Has(stun.AttrDontFragment) {
 		c.count(DropAttributes)
 		return
 	}
-	at, size, hasData := m.Find(stun.AttrData)
+	hasData := at != 0
 	if hasData && peer.Port() == 0 || !hasData && a.dialect == DialectModern {
 		c.count(DropAttributes)
 		return
@@ -80,6 +80,39 @@ func (c *Core) send(src *Source, m stun.Message, p Packet) {
 		return
 	}
 	c.toPeer(i, perm, peer, Packet{p.Buf, p.At + at, size}, RelayedSend)
+}
+
+// What readSend found besides what a Send has.
+const (
+	sendPlain   = iota
+	sendModern  // an attribute that only the modern dialect has
+	sendUnknown // an attribute that must be understood and is not
+)
+
+// readSend reads a Send indication in one walk, since it is a packet like any other: where the value of DATA lies, at 0 if there is
+// none, and the value of PEER-ADDRESS, nil if there is none. The first attribute of each type counts.
+func readSend(m stun.Message) (at, size int, peer []byte, kind int) {
+	offset := stun.HeaderSize
+	for it := m.Attrs(); it.Next(); {
+		switch it.Type {
+		case stun.AttrXORPeerAddress:
+			if peer == nil {
+				peer = it.Value
+			}
+		case stun.AttrData:
+			if at == 0 {
+				at, size = offset+4, len(it.Value)
+			}
+		case stun.AttrRequestedFamily, stun.AttrDontFragment, stun.AttrAdditionalFamily:
+			kind = max(kind, sendModern)
+		default:
+			if it.Type.Required() && !known(it.Type) {
+				kind = sendUnknown
+			}
+		}
+		offset += 4 + (len(it.Value)+3)&^3
+	}
+	return at, size, peer, kind
 }
 
 // toPeer sends p to the peer from the relayed address, or hands it over to the allocation that has the peer's address.

@@ -51,11 +51,10 @@ func (c *Core) request(src *Source, m stun.Message) {
 		r.trace = c.traces.of(a.id)
 		c.trace(r.trace, false, m)
 	}
-	var list [maxUnknown]stun.AttrType
 	switch {
 	case c.wantsAuth(src) && !c.authenticate(&r, a):
 	case c.refuseModern(&r, a):
-	case r.listUnknown(list[:0]):
+	case r.listUnknown(c.unknown[:0]):
 	case c.replay(&r):
 	case m.Method() == stun.Allocate:
 		c.allocate(src, m, &r)
