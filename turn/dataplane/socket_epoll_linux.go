@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -83,4 +84,10 @@ func (p *epoll) sleep(milliseconds int) int {
 		panic("BUG: dataplane: epoll_wait: " + err.Error())
 	}
 	return max(n, 0)
+}
+
+// pause sleeps without telling the scheduler.
+func pause(d time.Duration) {
+	t := unix.NsecToTimespec(int64(d))
+	_, _, _ = syscall.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }

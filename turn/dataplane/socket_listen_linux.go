@@ -140,6 +140,7 @@ func (s *shard) receiveListener(index uint32) {
 	limit := s.room(batchCount / 2)
 	first := s.rx.used
 	n, errno := s.rx.receive(l.fd, limit)
+	s.taken += n
 	src := &s.src
 	for slot := first; slot < first+n; slot++ {
 		f := s.rx.ctls[slot].parse(int(s.rx.hdrs[slot].hdr.Controllen))

@@ -90,6 +90,7 @@ func (s *shard) receiveRelay(allocation, generation uint32) {
 	limit := s.room(1)
 	first := s.rx.used
 	n, errno := s.rx.receive(int(r.fd), limit)
+	s.taken += n
 	for slot := first; slot < first+n; slot++ {
 		if c := s.rx.hdrs[slot].hdr.Controllen; c > 0 {
 			s.noteDrops(&r.drops, s.rx.ctls[slot].parse(int(c)))
