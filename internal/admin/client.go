@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -143,7 +142,6 @@ func (c *Client) tokenError(err error) error {
 
 func (c *Client) connectError(ctx context.Context, err error) error {
 	var e *Error
-	var wrong *x509.UnknownAuthorityError
 	var record tls.RecordHeaderError
 	var timeout net.Error
 	switch {
@@ -151,7 +149,7 @@ func (c *Client) connectError(ctx context.Context, err error) error {
 		return e
 	case ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
-	case errors.As(err, &wrong), errors.As(err, &record):
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		return &Error{0, fmt.Sprintf("%s does not speak TLS as configured", c.cfg.Listen), "does `stile serve` run with the same admin.tls?"}
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &Error{0, fmt.Sprintf("the server on %s does not answer in time", c.cfg.Listen), "see its log"}

@@ -1,16 +1,11 @@
 package admin
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,90 +13,22 @@ import (
 	"github.com/stilenet/stile/turn"
 )
 
-// A transcript is text, a message a line:
+// What a trace writes is a transcript as turn.ParseTranscript reads it, of one session: the first that is traced, after the requests without a session
+// that were refused before it began. Lines of any other session are comments, so that nothing is lost and the transcript still replays:
 //
-//	stile-trace 1
-//	# comments and empty lines mean nothing
-//	0.000000 1k2f > 000300082112a442…    # Allocate request
-//	0.000112 1k2f < 010300202112a442…    # Allocate success
+//	stile-turn-transcript 1
+//	# session 1k2f
+//	+0s < 000300082112a442…
+//	+112µs > 010300202112a442…
+//	# session 1k3f: +1.2s < 000300082112a442…
 //
-// Seconds since the transcript's beginning, the session, > for client to server and < for server to client, and the message, scrubbed
-// as turn.Core.Trace does it: no payload, no credentials, no real address.
+// All times are since the first message of all, and sed -n 's/^# session 1k3f: //p' takes another session out.
 
 // TraceRequest says what to trace: a living session, or the next Count sessions of Clients.
 type TraceRequest struct {
 	Session turn.SessionID
 	Clients netip.Prefix // when Session is zero
 	Count   int          // sessions, 1 to 16
-}
-
-// TraceMessage is one line of a transcript.
-type TraceMessage struct {
-	At      time.Duration // since the beginning
-	Session string
-	Out     bool // from the server
-	Data    []byte
-}
-
-const traceHeader = "stile-trace 1"
-
-// AppendTo appends the line.
-func (m TraceMessage) AppendTo(b []byte) []byte {
-	way := '<'
-	if !m.Out {
-		way = '>'
-	}
-	return fmt.Appendf(b, "%.6f %s %c %x    # %s\n", m.At.Seconds(), m.Session, way, m.Data, messageName(m.Data))
-}
-
-// maxTraceLine holds the longest message, 65,535 bytes, twice over.
-const maxTraceLine = 1 << 18
-
-// ReadTranscript reads the messages of a transcript. Errors name the line.
-func ReadTranscript(r io.Reader) (messages []TraceMessage, err error) {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, maxTraceLine)
-	for n := 1; lines.Scan(); n++ {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		text = strings.TrimSpace(text)
-		switch {
-		case n == 1 && text != traceHeader:
-			return nil, fmt.Errorf("line 1: no transcript: it begins with %q", traceHeader)
-		case n == 1 || text == "":
-			continue
-		}
-		f := strings.Fields(text)
-		if len(f) != 4 || f[2] != ">" && f[2] != "<" {
-			return nil, fmt.Errorf("line %d: not SECONDS SESSION > or < and HEXADECIMAL", n)
-		}
-		at, err := strconv.ParseFloat(f[0], 64)
-		if err != nil || !(at >= 0 && at < 1e9) {
-			return nil, fmt.Errorf("line %d: %q is no number of seconds", n, f[0])
-		}
-		data, err := hex.DecodeString(f[3])
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
-		}
-		messages = append(messages, TraceMessage{time.Duration(at * float64(time.Second)).Round(time.Microsecond), f[1], f[2] == "<", data})
-	}
-	return messages, lines.Err()
-}
-
-// messageName names the type of a STUN message for people.
-func messageName(b []byte) string {
-	if len(b) < 2 {
-		return "no message"
-	}
-	t := binary.BigEndian.Uint16(b)
-	// rfc3489bis-15 §6: the bits of the class stand between those of the method.
-	method, class := t&0x00F|t&0x0E0>>1|t&0x3E00>>2, t&0x0110
-	name, ok := map[uint16]string{
-		0x001: "Binding", 0x003: "Allocate", 0x004: "Refresh", 0x006: "Send", 0x007: "Data", 0x008: "CreatePermission", 0x009: "ChannelBind",
-	}[method]
-	if !ok {
-		name = fmt.Sprintf("method 0x%03x", method)
-	}
-	return name + " " + map[uint16]string{0x000: "request", 0x010: "indication", 0x100: "success", 0x110: "error"}[class]
 }
 
 // Cores is what a Tracer needs of the data plane. *dataplane.Server is one.
@@ -158,7 +85,8 @@ func (t *Tracer) Take(events []turn.Event) {
 			id := e.Session.ID
 			r := t.byID[id]
 			if r == nil && t.next != nil {
-				if r = t.next; r.want > 0 {
+				if r = t.next; id == 0 { // a refused request, which has no session
+				} else if r.want > 0 {
 					r.want--
 					t.byID[id] = r
 				} else {
@@ -200,12 +128,13 @@ func (t *Tracer) Run(ctx context.Context, cores Cores, req TraceRequest, w io.Wr
 	if err := t.register(r, req); err != nil {
 		return err
 	}
-	run := &traceRun{Tracer: t, cores: cores, r: r, req: req, w: w, begin: time.Now()}
+	run := &traceRun{Tracer: t, cores: cores, r: r, req: req, w: w}
 	defer run.stop()
 	if err := run.start(ctx); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(w, "%s\n# %s\n", traceHeader, run.title()); err != nil {
+	// The first line goes out at once: it tells the reader that the trace has begun.
+	if _, err := w.Write(fmt.Appendf(turn.AppendTranscriptHeader(nil), "# %s\n", run.title())); err != nil {
 		return err
 	}
 	return run.loop(ctx)
@@ -237,9 +166,11 @@ type traceRun struct {
 	r     *reader
 	req   TraceRequest
 	w     io.Writer
-	begin time.Time
-	done  int  // sessions that gave all they will
-	armed bool // the cores wait for new sessions
+	done  int            // sessions that gave all they will
+	armed bool           // the cores wait for new sessions
+	first turn.SessionID // whose transcript it is; 0: none has begun
+	begin time.Time      // of the first message
+	last  time.Duration  // of the last one: shards may overtake each other, a transcript does not go back
 }
 
 func (t *traceRun) title() string {
@@ -392,13 +323,34 @@ func (t *traceRun) write(v traced) error {
 	if v.ended {
 		return t.end(v.id, fmt.Sprintf("session %s ended: %s", v.id, v.reason))
 	}
-	t.r.mine[v.id] = n + 1
-	line := TraceMessage{At: max(0, v.at.Sub(t.begin)), Session: v.id.String(), Out: v.out, Data: v.data}
-	if _, err := t.w.Write(line.AppendTo(nil)); err != nil {
+	if _, err := t.w.Write(t.line(v)); err != nil || v.id == 0 {
 		return err
 	}
+	t.r.mine[v.id] = n + 1
 	if n+1 == traceMessages {
 		return t.end(v.id, fmt.Sprintf("session %s: %d messages, the most of one trace", v.id, traceMessages))
 	}
 	return nil
+}
+
+// line is the line of a message.
+func (t *traceRun) line(v traced) (b []byte) {
+	if t.begin.IsZero() {
+		t.begin = v.at
+	}
+	t.last = max(t.last, v.at.Sub(t.begin))
+	switch {
+	case v.id == 0 && t.first != 0:
+		b = append(b, "# without a session: "...)
+	case v.id == 0, v.id == t.first:
+	case t.first == 0:
+		t.first = v.id
+		if t.req.Session == 0 {
+			b = fmt.Appendf(b, "# session %s\n", v.id)
+		}
+	default:
+		b = fmt.Appendf(b, "# session %s: ", v.id)
+	}
+	m := turn.TranscriptMessage{At: t.last, Out: v.out, Data: v.data}
+	return m.Append(b)
 }
