@@ -80,31 +80,41 @@ func (t *Tracer) Take(events []turn.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range events {
-		switch e := &events[i]; e.Kind {
-		case turn.EventTrace:
-			id := e.Session.ID
-			r := t.byID[id]
-			if r == nil && t.next != nil {
-				if r = t.next; id == 0 { // a refused request, which has no session
-				} else if r.want > 0 {
-					r.want--
-					t.byID[id] = r
-				} else {
-					select {
-					case r.stray <- id:
-					default:
-					}
-					continue
-				}
-			}
-			if r != nil {
-				r.put(traced{id: id, at: e.At, out: e.Out, data: e.Data})
-			}
-		case turn.EventEnded:
+		if e := &events[i]; e.Kind == turn.EventTrace {
+			t.message(e)
+		}
+	}
+	// A session ends before the answer to the Refresh that ends it.
+	for i := range events {
+		if e := &events[i]; e.Kind == turn.EventEnded {
 			if r := t.byID[e.Session.ID]; r != nil {
 				r.put(traced{id: e.Session.ID, at: e.At, ended: true, reason: e.Reason})
 			}
 		}
+	}
+}
+
+// message finds who wants a message.
+func (t *Tracer) message(e *turn.Event) {
+	id := e.Session.ID
+	r := t.byID[id]
+	if r == nil && t.next != nil {
+		r = t.next
+		switch {
+		case id == 0: // a refused request, which has no session
+		case r.want > 0:
+			r.want--
+			t.byID[id] = r
+		default:
+			select {
+			case r.stray <- id:
+			default: // the next message tells again
+			}
+			return
+		}
+	}
+	if r != nil {
+		r.put(traced{id: id, at: e.At, out: e.Out, data: e.Data})
 	}
 }
 
@@ -223,14 +233,7 @@ func (t *traceRun) stop() {
 	if t.armed {
 		t.disarm(ctx)
 	}
-	t.mu.Lock()
-	var ids []turn.SessionID
-	for id, r := range t.byID {
-		if r == t.r {
-			ids = append(ids, id)
-		}
-	}
-	t.mu.Unlock()
+	ids := t.adopted()
 	for len(t.r.stray) > 0 {
 		ids = append(ids, <-t.r.stray)
 	}
@@ -285,21 +288,54 @@ func (t *traceRun) loop(ctx context.Context) error {
 			if err := t.untrace(ctx, id); err != nil {
 				return err
 			}
-		case <-look.C: // an unconfirmed session ends without an event
-			living, err := t.living(ctx)
-			if err != nil {
+		case <-look.C:
+			if err := t.look(ctx); err != nil {
 				return err
-			}
-			for id, n := range t.r.mine {
-				if n >= 0 && !living[id] && len(t.r.lines) == 0 {
-					if err := t.end(id, "session "+id.String()+" ended unconfirmed"); err != nil {
-						return err
-					}
-				}
 			}
 		}
 	}
 	return nil
+}
+
+// look notices what no event tells: the end of an unconfirmed session, and what had no room.
+func (t *traceRun) look(ctx context.Context) error {
+	adopted := t.adopted()
+	if t.armed && len(adopted) == t.req.Count {
+		if err := t.disarm(ctx); err != nil {
+			return err
+		}
+	}
+	living, err := t.living(ctx)
+	if err != nil || len(t.r.lines) > 0 { // what waits may be the end itself
+		return err
+	}
+	t.mu.Lock()
+	lost := t.r.lost
+	t.r.lost = 0
+	t.mu.Unlock()
+	if err := t.sayLost(lost); err != nil {
+		return err
+	}
+	for _, id := range adopted {
+		if t.r.mine[id] >= 0 && !living[id] {
+			if err := t.end(id, fmt.Sprintf("session %s is gone", id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// adopted lists the sessions that are this reader's.
+func (t *traceRun) adopted() (ids []turn.SessionID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, r := range t.byID {
+		if r == t.r {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // end says that a session gives no more.
@@ -311,14 +347,12 @@ func (t *traceRun) end(id turn.SessionID, why string) error {
 }
 
 func (t *traceRun) write(v traced) error {
+	if err := t.sayLost(v.lost); err != nil {
+		return err
+	}
 	n := t.r.mine[v.id]
 	if n < 0 {
 		return nil
-	}
-	if v.lost > 0 {
-		if _, err := fmt.Fprintf(t.w, "# %d messages lost: the reader was slow\n", v.lost); err != nil {
-			return err
-		}
 	}
 	if v.ended {
 		return t.end(v.id, fmt.Sprintf("session %s ended: %s", v.id, v.reason))
@@ -331,6 +365,13 @@ func (t *traceRun) write(v traced) error {
 		return t.end(v.id, fmt.Sprintf("session %s: %d messages, the most of one trace", v.id, traceMessages))
 	}
 	return nil
+}
+
+func (t *traceRun) sayLost(n int) (err error) {
+	if n > 0 {
+		_, err = fmt.Fprintf(t.w, "# %d messages lost: the reader was slow\n", n)
+	}
+	return err
 }
 
 // line is the line of a message.
