@@ -125,13 +125,12 @@ func TestAnEvictedStreamIsClosed(t *testing.T) {
 	s.stream("198.51.100.1:7000", 5).allocate()
 	s.client("198.51.100.1:7001").allocate()
 	same(t, "closed", fmt.Sprint(s.ports[0].streams), "[5]")
-	a := s.stream("198.51.100.1:7002", 6).confirmed()
+	s.stream("198.51.100.1:7002", 6).confirmed()
 	s.cores[0].StreamClosed(s.now, 6)
 	s.settle(0)
 	same(t, "its own end closes nothing", fmt.Sprint(s.ports[0].streams), "[5]")
 	same(t, "gone", s.cores[0].HasStream(6), false)
 	same(t, "reason", fmt.Sprint(s.ended()), "[stream-closed]")
-	_ = a
 }
 
 func TestPermissionsAndChannelsAreBounded(t *testing.T) {
