@@ -305,9 +305,6 @@ func (s *Server) traceNext(ending context.Context) handlerFunc {
 // trace streams a transcript. An error before its first line is an answer of its own; later it is a comment in the transcript.
 func (s *Server) trace(ending context.Context, w http.ResponseWriter, r *http.Request, req TraceRequest) error {
 	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Time{}); err != nil { // net/http takes its passing for the client's going
-		return err
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(ending, cancel)()

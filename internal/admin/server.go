@@ -70,7 +70,6 @@ var defaultTimeouts = timeouts{
 const (
 	maxConnections = 64      // more wait in the system's queue; the timeouts end those that do nothing
 	maxHeaderBytes = 8 << 10 // a token is 71 bytes
-	maxBodyBytes   = 4 << 10 // no request needs a body
 	maxBusy        = 4       // requests that copy sessions or counters; more wait, then get 503
 )
 
@@ -227,7 +226,7 @@ func (s *Server) handler(ending context.Context) http.Handler {
 		case err != nil:
 			h.Set("Connection", "close")
 			fail(w, err)
-		case r.ContentLength > maxBodyBytes || r.ContentLength < 0:
+		case r.ContentLength != 0: // net/http notices that a client goes only after its body
 			h.Set("Connection", "close")
 			fail(w, &Error{http.StatusRequestEntityTooLarge, "the request has a body", "send none: everything is in the path and the query"})
 		case r.URL.Path != path.Clean(r.URL.Path): // the mux would redirect
