@@ -187,6 +187,11 @@ func TestWriteOptionsAbandon(t *testing.T) {
 			if ev, _ := b.last(EventMessage); string(ev.Data) != "new" || !ev.Lost {
 				t.Errorf("got %q, lost %v", ev.Data, ev.Lost)
 			}
+			f.Close(w.now)
+			w.run(time.Minute, nil)
+			if ev, ok := b.last(EventFlowComplete); !ok || !ev.Lost {
+				t.Errorf("complete %v, lost %v", ok, ev.Lost)
+			}
 		})
 	}
 }
