@@ -22,7 +22,7 @@ func body(n, size int) []byte {
 }
 
 func TestReliableFlowsDeliverEverythingInOrder(t *testing.T) {
-	for i, loss := range []float64{0, 0.02, 0.1, 0.2, 0.3, 0.3, 0.3} {
+	for i, loss := range slices.Repeat([]float64{0, 0.02, 0.1, 0.2, 0.3}, 6) {
 		t.Run(fmt.Sprintf("loss %v seed %d", loss, i), func(t *testing.T) {
 			w := newWorld(t, uint64(i))
 			w.delayMin, w.delayMax, w.loss, w.dup = 5*time.Millisecond, 60*time.Millisecond, loss, 0.1
@@ -88,7 +88,7 @@ func TestReliableFlowsDeliverEverythingInOrder(t *testing.T) {
 			if got[a] != count || got[b] != count {
 				t.Errorf("delivered %d and %d of %d", got[b], got[a], count)
 			}
-			w.run(time.Minute, func() bool { return there.State() == FlowLinger })
+			w.run(10*time.Minute, func() bool { return a.seen[EventFlowFinished] == 1 && b.seen[EventFlowFinished] == 1 })
 			w.run(131*time.Second, nil)
 			if there.State() != FlowClosed || len(near.SendFlows())+len(near.ReceiveFlows())+len(far.SendFlows())+len(far.ReceiveFlows()) != 0 {
 				t.Errorf("%v; flows remain after their linger", there.State())
@@ -106,7 +106,8 @@ func TestReliableFlowsDeliverEverythingInOrder(t *testing.T) {
 }
 
 func TestPartiallyReliableFlowsNeverDeliverLate(t *testing.T) {
-	for seed := range uint64(5) {
+	sent, delivered := 0, 0
+	for seed := range uint64(100) {
 		w := newWorld(t, seed)
 		w.delayMin, w.delayMax, w.loss, w.dup = 20*time.Millisecond, 80*time.Millisecond, 0.3, 0.1
 		a, b := w.add("a", Config{}, addrA), w.add("b", Config{}, addrB)
@@ -152,10 +153,13 @@ func TestPartiallyReliableFlowsNeverDeliverLate(t *testing.T) {
 		if !w.run(10*time.Minute, func() bool { return b.seen[EventFlowComplete] == 2 && a.seen[EventFlowFinished] == 2 }) {
 			t.Fatalf("not complete: %d", b.seen[EventFlowComplete])
 		}
-		if got < count/2 || inOrder < count/2 {
-			t.Errorf("seed %d: %d of %d delivered", seed, got, count)
-		}
+		// A run that loses its first six packets or their acknowledgements waits for ERTO, so all runs are judged together.
+		sent, delivered = sent+count, delivered+got
 	}
+	if delivered < sent*6/10 {
+		t.Errorf("%d of %d delivered", delivered, sent)
+	}
+	t.Logf("%d of %d delivered in time at 30 %% loss", delivered, sent)
 }
 
 func TestWriteOptionsAbandon(t *testing.T) {
@@ -327,6 +331,29 @@ func TestForwardSequenceNumberWaitsForWhatIsInFlight(t *testing.T) {
 	near.transfer.unflight(f.queue[0])
 	if fsn := f.forwardSequence(); fsn != 1 {
 		t.Errorf("FSN %d when 1 is lost", fsn)
+	}
+}
+
+// TestGapIsNotLeftToTheReceiver: what is abandoned while everything after it is in flight must still be told, though the last
+// acknowledgement then empties the queue.
+func TestGapIsNotLeftToTheReceiver(t *testing.T) {
+	w := newWorld(t, 1)
+	a, b := w.add("a", Config{}, addrA), w.add("b", Config{}, addrB)
+	near, _ := w.connect(a, b)
+	f, _ := near.OpenFlow(w.now, FlowConfig{Metadata: []byte("m")})
+	first, _ := f.Write(w.now, []byte("first"), WriteOptions{})
+	w.filter = func(*packet) bool { return false }
+	w.drain(a)
+	w.filter = nil
+	for range 4 { // the fourth acknowledgement would declare the first lost
+		f.Write(w.now, []byte("more"), WriteOptions{})
+		w.drain(a)
+	}
+	f.Close(w.now)
+	first.Abandon(w.now)
+	if !w.run(time.Minute, func() bool { return b.seen[EventFlowComplete] == 1 && a.seen[EventFlowFinished] == 1 }) {
+		t.Errorf("the receiver is left at %d %v, the sender in %v", b.e.SessionByIdentity([]byte("id:a")).ReceiveFlows()[0].csn,
+			b.e.SessionByIdentity([]byte("id:a")).ReceiveFlows()[0].above, f.State())
 	}
 }
 

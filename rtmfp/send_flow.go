@@ -314,7 +314,10 @@ func (f *SendFlow) lost(x *fragment) {
 func (f *SendFlow) forwardSequence() uint64 {
 	f.trim()
 	// "1. While the SEND_QUEUE contains at least two entries, AND the first entry is not IN_FLIGHT, AND [it] is ABANDONED"
-	for f.live >= 2 && !f.queue[0].inFlight && f.queue[0].abandoned {
+	//
+	// Deviation: also, the second must not be in flight. Otherwise nothing may be left to carry the new FSN: what is in
+	// flight has an older one, and when that is acknowledged the queue is empty while the receiver waits for the gap.
+	for f.live >= 2 && !f.queue[0].inFlight && f.queue[0].abandoned && !f.second().inFlight {
 		f.finish(f.queue[0])
 		f.trim()
 	}
@@ -326,11 +329,25 @@ func (f *SendFlow) forwardSequence() uint64 {
 	return first.seq
 }
 
+// second is the second live entry of a trimmed queue.
+func (f *SendFlow) second() *fragment {
+	for _, x := range f.queue[1:] {
+		if !x.done {
+			return x
+		}
+	}
+	panic("BUG: rtmfp: no second entry")
+}
+
 // eligible finds the first entry to send (§3.6.2.3), or nil.
 func (f *SendFlow) eligible() *fragment {
+	// The first entry becomes eligible, though abandoned, when those before it go, which may be after from has passed it.
+	if x := f.queue[0]; !x.done && !x.inFlight {
+		return x
+	}
 	for ; f.from < len(f.queue); f.from++ {
 		x := f.queue[f.from]
-		if !x.done && !x.inFlight && (!x.abandoned || f.from == 0 || x.seq == f.finalSN) {
+		if !x.done && !x.inFlight && (!x.abandoned || x.seq == f.finalSN) {
 			return x
 		}
 	}
