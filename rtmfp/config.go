@@ -50,7 +50,7 @@ const (
 	// forwardedPerSecond bounds the answers to FIHellos of one session: the far end names their destination.
 	forwardedPerSecond = 50
 	// unconfirmedPing is how often a new responder asks an initiator that has sent nothing yet.
-	unconfirmedPing = 5 * time.Second
+	unconfirmedPing = 2 * time.Second
 	// entryOverhead is what a buffered fragment costs beside its bytes, so that tiny fragments count.
 	entryOverhead = 64
 	// maxGaps bounds the holes in a receiving flow; a fragment that would make another is dropped unacknowledged. The

@@ -11,7 +11,7 @@ import (
 // A cookie proves that its holder received an RHello at an address not long ago, and costs the responder no memory
 // (§3.5.1.1.2). The first MAC tells a cookie of ours for another address from a foreign one (§3.5.1.2).
 //
-//	seconds:32 mac(seconds)[28] mac(seconds, address)[32]
+//	clock:32 mac(clock)[28] mac(clock, address)[32]
 const (
 	cookieOwn     = 4
 	cookieAddress = 32
@@ -47,10 +47,17 @@ func (e *Endpoint) appendCookie(b []byte, addr netip.AddrPort) []byte {
 	return append(b, bound[:]...)
 }
 
-// cookieClock counts seconds of the calendar, so that endpoints that share a key agree.
+// cookieTick is the unit of a cookie's clock: fine enough to tell a packet that was late from a peer that has restarted, and
+// coarse enough for 32 bits to wrap in more than a year.
+const cookieTick = 10 * time.Millisecond
+
+// cookieClock counts from the epoch of the calendar, so that endpoints that share a key agree.
 func (e *Endpoint) cookieClock() uint32 {
-	return uint32(e.epoch.Add(time.Duration(e.now)).Unix())
+	return uint32(e.epoch.Add(time.Duration(e.now)).UnixMilli() / cookieTick.Milliseconds())
 }
+
+// cookieStamp is when a cookie of ours was made.
+func cookieStamp(cookie []byte) uint32 { return binary.BigEndian.Uint32(cookie) }
 
 func (e *Endpoint) checkCookie(cookie []byte, addr netip.AddrPort) cookieVerdict {
 	if len(cookie) != cookieSize {
@@ -58,7 +65,7 @@ func (e *Endpoint) checkCookie(cookie []byte, addr netip.AddrPort) cookieVerdict
 	}
 	stamp := cookie[:cookieOwn]
 	// Unsigned: a cookie from the future is very old.
-	if age := e.cookieClock() - binary.BigEndian.Uint32(stamp); time.Duration(age)*time.Second > cookieLifetime {
+	if age := e.cookieClock() - cookieStamp(stamp); time.Duration(age)*cookieTick > cookieLifetime {
 		return cookieForeign
 	}
 	if own := e.cookieMAC('C', stamp, addr); !hmac.Equal(own[:cookieAddress-cookieOwn], cookie[cookieOwn:cookieAddress]) {

@@ -47,6 +47,7 @@ const (
 	ChunkSignature                 // a signature or a key component that is refused
 	ChunkDuplicate                 // a repeated IIKeying or RIKeying
 	ChunkGlare                     // an IIKeying while this end prevails as initiator
+	ChunkStale                     // an IIKeying whose cookie is older than the session it would override
 	ChunkNoOverride                // an IIKeying from the address of another identity's session
 	ChunkLimit                     // a limit is reached
 	ChunkReassembly                // a fragment that cannot be used, or a reassembled packet that is invalid
@@ -61,7 +62,7 @@ const (
 )
 
 var chunkDropNames = [chunkDropCount]string{"unknown", "unrecognized", "malformed", "amplification", "tag", "certificate", "cookie",
-	"cookie-address", "signature", "duplicate", "glare", "no-override", "limit", "reassembly", "forward-rate", "unreachable", "flow-unknown",
+	"cookie-address", "signature", "duplicate", "glare", "stale", "no-override", "limit", "reassembly", "forward-rate", "unreachable", "flow-unknown",
 	"flow-limit", "gap-limit", "after-final", "unauthenticated"}
 
 func (d ChunkDrop) String() string {

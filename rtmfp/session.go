@@ -62,30 +62,31 @@ func (r Role) mode() Mode {
 type Session struct {
 	User any
 
-	e          *Endpoint
-	opening    *opening // until S_OPEN
-	keys       SessionKeys
-	transfer   *transfer // what carrying user data needs; nil until there is a flow
-	send       []*SendFlow
-	recv       []*ReceiveFlow // by ID
-	cert       []byte         // the far end's
-	canonical  string         // Canonical EPD of cert
-	rikeying   []byte         // the RIKeying chunk, until the initiator has proved that it has it
-	control    []byte         // chunks that wait for Flush
-	mobility   *mobility      // nil until the far end comes from elsewhere
-	far        path           // DESTADDR
-	alarm      instant
-	digest     [16]byte // of the IIKeying
-	id, farID  uint32   // receive and send session identifier
-	timerIndex int32
-	state      State
-	role       Role
-	dirty      bool
-	confirmed  bool // a packet under the keys was received
-	pinging    bool // a keepalive ping is unanswered
-	askClose   bool // a Close Request is due
-	linger     instant
-	next       instant // the next Close Request
+	e           *Endpoint
+	opening     *opening // until S_OPEN
+	keys        SessionKeys
+	transfer    *transfer // what carrying user data needs; nil until there is a flow
+	send        []*SendFlow
+	recv        []*ReceiveFlow // by ID
+	cert        []byte         // the far end's
+	canonical   string         // Canonical EPD of cert
+	rikeying    []byte         // the RIKeying chunk, until the initiator has proved that it has it
+	control     []byte         // chunks that wait for Flush
+	mobility    *mobility      // nil until the far end comes from elsewhere
+	far         path           // DESTADDR
+	alarm       instant
+	digest      [16]byte // of the IIKeying
+	openedStamp uint32   // cookieClock at S_OPEN
+	id, farID   uint32   // receive and send session identifier
+	timerIndex  int32
+	state       State
+	role        Role
+	dirty       bool
+	confirmed   bool // a packet under the keys was received
+	pinging     bool // a keepalive ping is unanswered
+	askClose    bool // a Close Request is due
+	linger      instant
+	next        instant // the next Close Request
 
 	nextFlowID    uint64
 	forwardSecond int64
@@ -203,7 +204,7 @@ func (s *Session) opened() {
 	if e.byIdentity[s.canonical] == nil {
 		e.byIdentity[s.canonical] = s
 	}
-	s.received, s.idleSince = e.now, e.now
+	s.received, s.idleSince, s.openedStamp = e.now, e.now, e.cookieClock()
 	if s.role == RoleInitiator {
 		s.confirmed = true // it answered with a component that combines
 		s.schedulePing()

@@ -342,6 +342,7 @@ type Keying struct {
 	now       instant
 	from      path
 	digest    [16]byte
+	stamp     uint32   // of the cookie
 	opener    *Session // of an initiator; nil for a responder
 	init      Initiation
 	farID     uint32
@@ -423,7 +424,8 @@ func (e *Endpoint) handleIIKeying(from path, payload []byte, budget *int) {
 		return
 	}
 	digest := keyingDigest(k)
-	if !e.admit(from, k.Certificate, digest, budget) {
+	stamp := cookieStamp(k.CookieEcho)
+	if !e.admit(from, k.Certificate, digest, stamp, budget) {
 		return
 	}
 	if e.keyings[digest] != nil {
@@ -440,7 +442,7 @@ func (e *Endpoint) handleIIKeying(from path, payload []byte, budget *int) {
 		return
 	}
 	job := &Keying{
-		identity: e.cfg.Identity, from: from, digest: digest, farID: k.SessionID,
+		identity: e.cfg.Identity, from: from, digest: digest, stamp: stamp, farID: k.SessionID,
 		cert: bytes.Clone(k.Certificate), signed: bytes.Clone(signed), component: bytes.Clone(k.Component), signature: bytes.Clone(k.Signature),
 		id: e.newSessionID(),
 	}
@@ -461,7 +463,7 @@ func keyingDigest(k IIKeying) [16]byte {
 }
 
 // admit says whether an IIKeying may become a session, and repeats the answer to one that has.
-func (e *Endpoint) admit(from path, cert []byte, digest [16]byte, budget *int) bool {
+func (e *Endpoint) admit(from path, cert []byte, digest [16]byte, stamp uint32, budget *int) bool {
 	// "1. If the address from which this IIKeying was received corresponds to an opening session"
 	for _, s := range e.glaring(from, cert) {
 		if s.state == StateIHelloSent || e.cfg.Identity.Overrides(s.cert, cert) {
@@ -479,12 +481,19 @@ func (e *Endpoint) admit(from path, cert []byte, digest [16]byte, budget *int) b
 	case s.role == RoleResponder && s.digest == digest:
 		e.drop(ChunkDuplicate)
 		if s.rikeying != nil {
+			s.received = e.now // the initiator lives, until its cookie expires
 			e.plain = append(e.startupHeader(e.plain[:0]), s.rikeying...)
 			e.sendStartup(from, s.farID, e.plain, budget)
 		}
 		return false
 	case !e.cfg.Identity.Overrides(s.cert, cert):
 		e.drop(ChunkNoOverride)
+		return false
+	// Deviation: by the specification any other IIKeying of the same identity overrides. One with a cookie from before the
+	// session was opened is no restart: it is the losing one of a glare that the network has delayed until the winning one was
+	// answered, and nobody waits for its RIKeying any more.
+	case int32(stamp-s.openedStamp) <= 0:
+		e.drop(ChunkStale)
 		return false
 	}
 	return true
@@ -521,7 +530,7 @@ func (e *Endpoint) finishResponder(k *Keying) {
 		return
 	}
 	budget := 0 // the first RIKeying was sent if this is a duplicate
-	if !e.admit(k.from, k.cert, k.digest, &budget) {
+	if !e.admit(k.from, k.cert, k.digest, k.stamp, &budget) {
 		return
 	}
 	if e.sessions[k.id] != nil {
