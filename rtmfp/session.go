@@ -481,7 +481,7 @@ func (s *Session) checkMobility(from path) {
 	s.sendControl(from, AppendChunk(nil, ChunkPing, message))
 }
 
-// beginPacket begins a plain packet with its header. The flags are written by endPacket.
+// beginPacket begins a plain packet with its header. Callers add the time critical flags when they know them.
 func (s *Session) beginPacket(b []byte) []byte {
 	h := Header{Mode: s.role.mode()}
 	s.sendHeader(&h)
