@@ -11,12 +11,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stilenet/stile/internal/netns"
+	"github.com/stilenet/stile/stun"
+	"github.com/stilenet/stile/turn"
 	"github.com/stilenet/stile/turn/client"
 )
 
@@ -155,10 +158,28 @@ func TestSessionsAreListedTracedAndKilled(t *testing.T) {
 		t.Error("trace:", err)
 	}
 	text := transcript.String()
-	for _, want := range []string{"Allocate request", "Allocate success", "Send indication", "ended: killed"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %q in the transcript:\n%s", want, text)
+	messages, err := turn.ParseTranscript(strings.NewReader(text)) // what a test would replay
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	var types []stun.Type
+	for _, m := range messages {
+		v, err := stun.Parse(m.Data)
+		if err != nil || m.Out != (v.Class() == stun.Success) {
+			t.Errorf("%x, from the server %t: %v", m.Data, m.Out, err)
+			continue
 		}
+		types = append(types, v.Type())
+	}
+	for _, want := range []stun.Type{
+		stun.NewType(stun.Allocate, stun.Request), stun.NewType(stun.Allocate, stun.Success), stun.NewType(stun.Send, stun.Indication),
+	} {
+		if !slices.Contains(types, want) {
+			t.Errorf("no message of type %#04x in the transcript:\n%s", want, text)
+		}
+	}
+	if !strings.Contains(text, "ended: killed") {
+		t.Errorf("the transcript does not say why it ends:\n%s", text)
 	}
 	if strings.Contains(text, "736563726574") || strings.Contains(text, "10.0.0.") { // "secret" in hexadecimal
 		t.Errorf("the transcript tells too much:\n%s", text)
