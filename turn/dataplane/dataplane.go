@@ -111,3 +111,10 @@ type Server struct {
 	ledger *turn.Ledger
 	engine engine
 }
+
+// channelTooEarly reports whether a message on a stream is ChannelData although the client has no allocation. It is then no client of
+// TURN, and the stream must end: a browser that a web page has send an HTTP request begins it with a letter, which makes its first four
+// bytes ChannelData ("POST" has 0x5354 bytes), and what the page puts behind those would be read as requests.
+func channelTooEarly(b []byte, allocated bool) bool {
+	return len(b) > 0 && b[0]&0xC0 != 0 && !allocated
+}

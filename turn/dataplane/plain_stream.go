@@ -55,7 +55,7 @@ func (p *plain) readStream(s *plainStream, src turn.Source) {
 	buf := make([]byte, turn.Headroom+plainRelayBuffer+turn.Tailroom)
 	broken, wait := false, streamIdle
 	for {
-		n, err := p.readFrame(s, r, &buf, wait)
+		n, err := p.readFrame(s, src.Stream, r, &buf, wait)
 		wait = turn.MaxLifetime + streamIdle
 		if err != nil {
 			broken = errors.Is(err, errFrame)
@@ -81,7 +81,7 @@ var errFrame = errors.New("dataplane: no message can begin like this")
 //
 // A connection that has sent nothing yet, or is within a message, must hurry; between messages it may be quiet for wait,
 // as long as an allocation may live.
-func (p *plain) readFrame(s *plainStream, r *bufio.Reader, buf *[]byte, wait time.Duration) (int, error) {
+func (p *plain) readFrame(s *plainStream, number uint32, r *bufio.Reader, buf *[]byte, wait time.Duration) (int, error) {
 	if err := s.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return 0, err
 	}
@@ -93,7 +93,7 @@ func (p *plain) readFrame(s *plainStream, r *bufio.Reader, buf *[]byte, wait tim
 	}
 	head, err := r.Peek(8)
 	size, ok := turn.Frame(head)
-	if !ok {
+	if !ok || channelTooEarly(head, p.hasStream(number)) {
 		return 0, errFrame
 	}
 	if size == 0 || err != nil && size > len(head) {
@@ -103,6 +103,12 @@ func (p *plain) readFrame(s *plainStream, r *bufio.Reader, buf *[]byte, wait tim
 		*buf = make([]byte, need)
 	}
 	return io.ReadFull(r, (*buf)[turn.Headroom:turn.Headroom+size])
+}
+
+func (p *plain) hasStream(number uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed && p.core.HasStream(number)
 }
 
 // write sends what the queue has, so that a slow client never makes the core wait.

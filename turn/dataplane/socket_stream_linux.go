@@ -167,7 +167,7 @@ func (s *shard) readStream(st *stream) {
 	b := buf[:kept+int(n)]
 	for len(b) > 0 {
 		size, ok := turn.Frame(b)
-		if !ok {
+		if !ok || channelTooEarly(b, s.core.HasStream(st.index+1)) {
 			s.counters.streamsBroken.Add(1)
 			s.endStream(st)
 			return
