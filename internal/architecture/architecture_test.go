@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"turn/client":        {"stun"},
 	"turn/dataplane":     {"turn"},
 	"rtmfp":              {},
+	"nattest":            {"stun"},
 	"nattest/natlab":     {},
 	"internal/admin":     {"turn", "turn/dataplane"},
 	"internal/logging":   {"turn", "turn/dataplane"},
@@ -34,9 +35,7 @@ var arrows = map[string][]string{
 	"internal/config":    {},
 	"internal/mmscfg":    {},
 	"internal/netns":     {},
-	"internal/e2e":       {},
 	"configs":            {},
-	"internal/benchmark": {},
 }
 
 // only lists the packages of others that a single room may import.
