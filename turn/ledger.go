@@ -28,6 +28,9 @@ type Ledger struct {
 	unanswered   map[netip.Addr]*peerBudget
 	unansweredAt fifo[netip.Addr]
 
+	silentMu sync.Mutex
+	silent   []time.Time // by hashed client: when none of its silent peers counts any more
+
 	replyMu sync.Mutex
 	key     [2]uint64 // of hash
 	replies []replyBucket
@@ -76,6 +79,9 @@ type replyBucket struct {
 // unansweredWindow is how long a silent peer's shared budget is remembered: longer than RTMFP tries to reach it.
 const unansweredWindow = 10 * time.Minute
 
+// silentWindow is how long a peer that does not answer counts against the client that tried it: as long as a permission lives.
+const silentWindow = PermissionLifetime
+
 // NewLedger makes the ledger for these relay addresses and this range of ports. seed makes ports unpredictable and runs repeatable.
 func NewLedger(relays []RelayAddress, ports PortRange, limits Limits, seed [32]byte) *Ledger {
 	l := &Ledger{
@@ -87,6 +93,7 @@ func NewLedger(relays []RelayAddress, ports PortRange, limits Limits, seed [32]b
 		reservations: make(map[[8]byte]reservation),
 		unanswered:   make(map[netip.Addr]*peerBudget),
 		replies:      make([]replyBucket, replyBuckets),
+		silent:       make([]time.Time, replyBuckets),
 	}
 	l.key = [2]uint64{l.rng.Uint64(), l.rng.Uint64()}
 	n := int(ports.Last) - int(ports.First) + 1
@@ -410,6 +417,47 @@ func (l *Ledger) answered(peer netip.Addr) {
 	if b := l.unanswered[peer]; b != nil {
 		b.packets, b.bytes = 0, 0
 	}
+}
+
+// silentPeers is how many peers that do not answer a client address may begin to send to within silentWindow. Zero: no limit.
+func (l *Limits) silentPeers() int {
+	if l.PerClient <= 0 || l.UnansweredPackets <= 0 && l.UnansweredBytes <= 0 {
+		return 0
+	}
+	return max(l.PerClient, silentPeersAtLeast)
+}
+
+// silentPeerAllowed counts a peer that has not answered against the client that begins to send to it, and reports whether the client may.
+// An open proxy would otherwise be a fast way to look for hosts: each allocation reaches 128 of them, and a client has many.
+func (l *Ledger) silentPeerAllowed(now time.Time, client netip.Addr, limits *Limits) bool {
+	n := limits.silentPeers()
+	if n == 0 {
+		return true
+	}
+	l.silentMu.Lock()
+	defer l.silentMu.Unlock()
+	full := &l.silent[l.hash(client)%replyBuckets]
+	at := *full
+	if at.Before(now) {
+		at = now
+	}
+	if at = at.Add(silentWindow / time.Duration(n)); at.Sub(now) > silentWindow {
+		return false
+	}
+	*full = at
+	return true
+}
+
+// silentPeerAnswered takes back what silentPeerAllowed has counted, when the peer has answered or nothing was sent.
+func (l *Ledger) silentPeerAnswered(client netip.Addr, limits *Limits) {
+	n := limits.silentPeers()
+	if n == 0 {
+		return
+	}
+	l.silentMu.Lock()
+	defer l.silentMu.Unlock()
+	full := &l.silent[l.hash(client)%replyBuckets]
+	*full = full.Add(-silentWindow / time.Duration(n))
 }
 
 // replyAllowed takes size bytes out of the reply budget of the address's prefix.

@@ -5,7 +5,9 @@ package turn
 type Limits struct {
 	// Allocations is how many may live at once on the whole server, unconfirmed ones included. Zero: as many as there are ports.
 	Allocations int
-	// PerClient is how many confirmed allocations, and relayed ports of theirs still in quarantine, one client address may have.
+	// PerClient is how many confirmed allocations, and relayed ports of theirs still in quarantine, one client address may have. It is
+	// also how many peers that do not answer the address may begin to send to in five minutes, at least 128, while there is a budget for
+	// unanswered peers: a proxy is no port scanner.
 	PerClient int
 	// PerClientPrefix is the same for a /24 or, with IPv6, a /56.
 	PerClientPrefix int
@@ -44,12 +46,14 @@ func DefaultLimits() Limits {
 
 // Ours to tune.
 const (
-	maxTombstones    = 4096    // ended allocations remembered for 40 s, for each shard; the oldest goes first
-	maxUnanswered    = 1 << 16 // peer addresses with a shared unanswered budget; the oldest goes first
-	maxReservations  = 1024    // ports reserved by EVEN-PORT with R within 30 s; more are refused with 508
-	replyBuckets     = 1 << 14 // hashed prefixes with a reply budget; a collision makes the budget smaller, never larger
-	openTries        = 8       // ports tried when another program holds the first ones
-	maxPeersPerPerm  = 32      // addresses in one CreatePermission
-	clientPrefixIPv4 = 24      // bits
-	clientPrefixIPv6 = 56      // bits: what one site is given
+	maxTombstones   = 4096    // ended allocations remembered for 40 s, for each shard; the oldest goes first
+	maxUnanswered   = 1 << 16 // peer addresses with a shared unanswered budget; the oldest goes first
+	maxReservations = 1024    // ports reserved by EVEN-PORT with R within 30 s; more are refused with 508
+	replyBuckets    = 1 << 14 // hashed prefixes with a reply budget, and clients with one of silent peers; a collision makes it smaller, never larger
+
+	silentPeersAtLeast = 128 // peers of one client in five minutes that do not answer: the permissions of one allocation
+	openTries          = 8   // ports tried when another program holds the first ones
+	maxPeersPerPerm    = 32  // addresses in one CreatePermission
+	clientPrefixIPv4   = 24  // bits
+	clientPrefixIPv6   = 56  // bits: what one site is given
 )

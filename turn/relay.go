@@ -132,7 +132,7 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 			return
 		}
 		peer = c.localForm(peer)
-	} else if !x.answered && !c.unanswered(x, p.Len) {
+	} else if !x.answered && !c.unanswered(x, p.Len, a.source.Client.Addr()) {
 		c.count(DropUnanswered)
 		return
 	}
@@ -146,7 +146,7 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 
 // unanswered takes a packet out of what a peer gets before it has answered. The budget is one for ten minutes: without an
 // end, a client that keeps on trying would never reach a server that was down when it began.
-func (c *Core) unanswered(x *permission, size int) bool {
+func (c *Core) unanswered(x *permission, size int, client netip.Addr) bool {
 	limits := &c.rules.Limits
 	if limits.UnansweredPackets <= 0 && limits.UnansweredBytes <= 0 {
 		return true
@@ -155,8 +155,17 @@ func (c *Core) unanswered(x *permission, size int) bool {
 		x.since, x.sent, x.sentBytes = c.now, 0, 0
 	}
 	if limits.UnansweredPackets > 0 && x.sent >= limits.UnansweredPackets ||
-		limits.UnansweredBytes > 0 && x.sentBytes+size > limits.UnansweredBytes ||
-		!c.ledger.unansweredAllowed(c.clock, x.addr, size) {
+		limits.UnansweredBytes > 0 && x.sentBytes+size > limits.UnansweredBytes {
+		return false
+	}
+	first := x.sent == 0
+	if first && !c.ledger.silentPeerAllowed(c.clock, client, limits) {
+		return false
+	}
+	if !c.ledger.unansweredAllowed(c.clock, x.addr, size) {
+		if first {
+			c.ledger.silentPeerAnswered(client, limits)
+		}
 		return false
 	}
 	x.sent++
@@ -260,6 +269,9 @@ func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
 		x.answered = true
 		if !x.ownHost {
 			c.ledger.answered(x.addr)
+			if x.sent > 0 && c.now < x.since+unansweredWindow {
+				c.ledger.silentPeerAnswered(a.source.Client.Addr(), &c.rules.Limits)
+			}
 		}
 	}
 	limits := &c.rules.Limits

@@ -29,7 +29,7 @@ const (
 	DropHairpin      // the policy keeps clients of this server apart, or nobody has that relayed address
 	DropTableFull    // the allocation has all the permissions it may have
 	DropQuota        // the client has all the confirmed allocations it may have
-	DropUnanswered   // the peer has not answered and has got what it may get
+	DropUnanswered   // the peer has not answered and has got what it may get, or its client has all the peers it may have that do not answer
 	DropRate         // the allocation's bytes or packets per second
 	DropSize         // more payload than a UDP datagram carries, which only a stream can bring
 	DropReplyBudget  // the answer would exceed the prefix's reply bytes
