@@ -9,8 +9,8 @@ import (
 	"github.com/stilenet/stile/stun"
 )
 
-// disguisePort is an ordinary port, so that only the address is judged.
-const disguisePort = 40000
+// disguisePort is an ordinary port, so that only the address is judged, and none that the system gives to others.
+const disguisePort = 17000
 
 // How a peer is named to the server.
 const (

@@ -33,6 +33,9 @@ type arena struct {
 	pids     func() []int // of the server, empty when unknown
 	ended    func() error // why the server is no longer there
 	restart  func() error // a fresh server; nil: it cannot be had
+
+	// What a test may make smaller; zero is the trial's own.
+	drainSources, floodSeconds, scanSeconds int
 }
 
 // witness sees datagrams that the server relays, by the mark that their payload begins with.
@@ -413,11 +416,12 @@ func newSocketWitness() *socketWitness {
 // watch opens sockets on those addresses that this machine has.
 func (w *socketWitness) watch(addrs ...netip.AddrPort) error {
 	for _, at := range addrs {
-		if w.conns[at] != nil || !at.Addr().IsValid() {
+		at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+		if w.conns[at] != nil || !at.Addr().IsValid() || at.Addr().IsUnspecified() || at.Addr().IsMulticast() {
 			continue
 		}
 		c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EAFNOSUPPORT) {
+		if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EACCES) {
 			continue
 		} else if err != nil {
 			return err
@@ -442,6 +446,7 @@ func (w *socketWitness) listen(c *net.UDPConn, at netip.AddrPort) {
 }
 
 func (w *socketWitness) sightings() ([]sighting, error) {
+	time.Sleep(50 * time.Millisecond)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.seen

@@ -131,22 +131,26 @@ func (a *arena) reflectFlood(ctx context.Context, t *AbuseTrial) error {
 		defer c.close()
 		all = append(all, c)
 	}
-	const seconds = 3
+	seconds := 3.0
+	if a.floodSeconds > 0 {
+		seconds = float64(a.floodSeconds)
+	}
+	length := time.Duration(seconds * float64(time.Second))
 	begin := time.Now()
 	counted := make(chan int, sockets)
 	for _, c := range all {
 		go func() {
 			total := 0
 			for {
-				_ = c.conn.SetReadDeadline(begin.Add((seconds + 1) * time.Second))
+				_ = c.conn.SetReadDeadline(begin.Add(length + 500*time.Millisecond))
 				n, err := c.conn.Read(c.buf)
 				if err != nil {
-					if time.Since(begin) > seconds*time.Second {
+					if time.Since(begin) > length {
 						break
 					}
 					continue
 				}
-				if since := time.Since(begin); since > time.Second && since < seconds*time.Second {
+				if since := time.Since(begin); since > time.Second && since < length {
 					total += n + 28
 				}
 			}
@@ -154,7 +158,7 @@ func (a *arena) reflectFlood(ctx context.Context, t *AbuseTrial) error {
 		}()
 	}
 	sent := 0
-	for time.Since(begin) < seconds*time.Second && ctx.Err() == nil {
+	for time.Since(begin) < length && ctx.Err() == nil {
 		due := int(time.Since(begin).Seconds() * reflectionFlood)
 		for ; sent < due; sent++ {
 			if err := all[sent%sockets].send(request(stun.Binding)); err != nil {

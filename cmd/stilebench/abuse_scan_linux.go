@@ -9,13 +9,13 @@ import (
 
 // Bounds of a scan of the internet by one client: hosts that never answer, and ports of one such host.
 const (
-	scanBurst   = 2048 // hosts in the first two seconds
+	scanBurst   = 1100 // hosts in the first two seconds
 	scanPerHost = 8    // hosts/s after that
 	scanPorts   = 80   // ports of one silent host
 )
 
 // insidePorts are tried on every inside host: what a proxy refuses anyway, and what it may let through.
-var insidePorts = []uint16{53, 161, 1935, 3478, 5000, 40000}
+var insidePorts = []uint16{53, 161, 1935, 3478, 5000, disguisePort}
 
 // abuseScan looks through the proxy at the inside networks and at the internet.
 func abuseScan(ctx context.Context, a *arena, t *AbuseTrial) error {
@@ -24,6 +24,15 @@ func abuseScan(ctx context.Context, a *arena, t *AbuseTrial) error {
 	}
 	const clients = 4
 	probes := 0
+	for _, prefix := range a.inside {
+		for host := prefix.Addr(); prefix.Contains(host); host = host.Next() {
+			for _, port := range insidePorts {
+				if err := a.witness.watch(netip.AddrPortFrom(host, port)); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	for n, prefix := range a.inside {
 		for host, i := prefix.Addr(), 0; prefix.Contains(host); host, i = host.Next(), i+1 {
 			c, err := a.allocated(func() (*attacker, error) { return a.udp(20 + n%clients) })
@@ -64,10 +73,17 @@ func abuseScan(ctx context.Context, a *arena, t *AbuseTrial) error {
 	if err := a.restart(); err != nil {
 		return err
 	}
-	const seconds = 8
+	seconds := 8.0
+	if a.scanSeconds > 0 {
+		seconds = float64(a.scanSeconds)
+	}
+	for i := range scanBurst + 100 {
+		if err := a.witness.watch(netip.AddrPortFrom(a.stranger(1000+i), disguisePort)); err != nil {
+			return err
+		}
+	}
 	begin := time.Now()
-	type probe struct{ first, later int }
-	var found probe
+	var found struct{ first, later int }
 	known := map[netip.Addr]bool{}
 	look := func(later bool) error {
 		seen, err := a.witness.sightings()
@@ -91,8 +107,7 @@ func abuseScan(ctx context.Context, a *arena, t *AbuseTrial) error {
 			c.close()
 		}
 	}()
-	refused := 0
-	for next := 0; time.Since(begin) < seconds*time.Second && ctx.Err() == nil; {
+	for next := 0; time.Since(begin).Seconds() < seconds && ctx.Err() == nil; {
 		c, err := a.udp(30)
 		if err != nil {
 			return err
@@ -102,7 +117,6 @@ func abuseScan(ctx context.Context, a *arena, t *AbuseTrial) error {
 			if r := (refusal{}); !errors.As(err, &r) && !errors.Is(err, errSilent) {
 				return err
 			}
-			refused++
 			time.Sleep(10 * time.Millisecond)
 		} else {
 			kept = append(kept, c)
