@@ -1,6 +1,10 @@
 package nattest
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
 
 // Role says what a probe is for.
 type Role uint8
@@ -48,30 +52,37 @@ const (
 type Probe struct {
 	Name   string
 	Role   Role
-	Socket int    // probes with one number share a socket, all others have their own
-	Server int    // index of the server, for Fixed
-	Port   uint16 // for Fixed, 0 means the configured one
-	To     Place  // where the request goes
-	From   Place  // where the reply is to come from, and what CHANGE-REQUEST asks for
-	// Into is the probe to whose external port the reply is to go (RESPONSE-PORT), empty for this one's.
-	Into    string
+	Socket int            // probes with one number share a socket, all others have their own
+	Server int            // index of the server, for Fixed
+	Port   uint16         // for Fixed, 0 means the configured one
+	At     netip.AddrPort // for Fixed, instead of Server and Port
+	To     Place          // where the request goes
+	From   Place          // where the reply is to come from, and what CHANGE-REQUEST asks for
+	// Aside asks that the reply goes to the external port of the mapping socket (RESPONSE-PORT), which has sent to where it is
+	// to come from, so that no filter holds it.
+	Aside   bool
 	Padding int // bytes of PADDING
-	// After is the probe that must be settled (answered, or judged silent) before this one may be sent; empty means none.
-	After string
-	Most  int // attempts; 0 means as many as the budget allows
+	Most    int // attempts; 0 means as many as the budget allows
 }
 
 // PlanConfig is what a plan depends on.
 type PlanConfig struct {
-	Servers int      // how many servers have an address, 1 to 4
-	Ports   []uint16 // to try on the first one
+	Servers int            // how many servers have an address, 1 to 4
+	Six     bool           // they are IPv6
+	Ports   []uint16       // to try on the first one
+	Local   []netip.Addr   // of this machine
+	IPv6    netip.AddrPort // of the first server, if the others are IPv4
+	Relay   bool           // there may be one
 }
 
 // A Plan is all probes of a run in the order of their importance. It is a value: what becomes of it depends on the answers.
 type Plan struct {
-	Probes  []Probe
-	Sockets int
+	Probes []Probe
+	Binds  []Bind // the sockets, by number
 }
+
+// A Bind is what a socket is opened with.
+type Bind struct{ Network, Address string }
 
 // fragmentPadding makes a request of 1,828 bytes on the wire, more than Ethernet takes in one piece and less than in two.
 const fragmentPadding = 1776
@@ -90,7 +101,14 @@ const (
 // NewPlan returns the plan of a default run. The filtering probes come first, and no socket of theirs sends anything to
 // another address before they are settled (RFC 5780 §4.4).
 func NewPlan(c PlanConfig) Plan {
-	p := Plan{Sockets: sockets}
+	var p Plan
+	network := "udp4"
+	if c.Six {
+		network = "udp6"
+	}
+	for range sockets {
+		p.Binds = append(p.Binds, Bind{network, ":0"})
+	}
 	add := func(x Probe) { p.Probes = append(p.Probes, x) }
 	add(Probe{Name: "filter-both", Role: RoleFiltering, Socket: socketBoth, To: Primary, From: Other})
 	add(Probe{Name: "filter-port", Role: RoleFiltering, Socket: socketPort, To: Primary, From: OtherPort})
@@ -98,19 +116,49 @@ func NewPlan(c PlanConfig) Plan {
 	for i := range controls {
 		add(Probe{Name: fmt.Sprintf("control-%d", i+1), Role: RoleControl, Socket: socketControl + i, To: Primary, From: Primary})
 	}
-	add(Probe{Name: "map-other-port", Role: RoleMapping, Socket: socketMapping, To: OtherPort, From: OtherPort})
-	add(Probe{Name: "map-other-addr", Role: RoleMapping, Socket: socketMapping, To: OtherAddr, From: OtherAddr})
-	add(Probe{Name: "map-other", Role: RoleMapping, Socket: socketMapping, To: Other, From: Other})
+	add(Probe{Name: "map-other-port", Role: RoleMapping, Socket: socketMapping, To: OtherPort, From: OtherPort, Most: 12})
+	add(Probe{Name: "map-other-addr", Role: RoleMapping, Socket: socketMapping, To: OtherAddr, From: OtherAddr, Most: 12})
+	add(Probe{Name: "map-other", Role: RoleMapping, Socket: socketMapping, To: Other, From: Other, Most: 12})
 	for i := 1; i < c.Servers; i++ {
-		add(Probe{Name: fmt.Sprintf("map-server-%d", i+1), Role: RoleMapping, Socket: socketMapping, To: Fixed, From: Fixed, Server: i})
+		add(Probe{Name: fmt.Sprintf("map-server-%d", i+1), Role: RoleMapping, Socket: socketMapping, To: Fixed, From: Fixed, Server: i, Most: 8})
 	}
 	for _, port := range c.Ports {
 		add(Probe{Name: fmt.Sprintf("port-%d", port), Role: RolePort, Socket: socketMapping, To: Fixed, From: Fixed, Port: port, Most: 8})
 	}
-	add(Probe{Name: "deliver-port", Role: RoleDelivery, Socket: socketControl, To: Primary, From: OtherPort, Into: "map-other-port"})
-	add(Probe{Name: "deliver-both", Role: RoleDelivery, Socket: socketControl, To: Primary, From: Other, Into: "map-other"})
-	add(Probe{Name: "return-primary", Role: RoleReturn, Socket: socketBoth, To: Primary, From: Primary, After: "filter-both"})
-	add(Probe{Name: "return-other", Role: RoleReturn, Socket: socketBoth, To: Other, From: Other, After: "filter-both"})
+	add(Probe{Name: "deliver-port", Role: RoleDelivery, Socket: socketControl, To: Primary, From: OtherPort, Aside: true, Most: 10})
+	add(Probe{Name: "deliver-both", Role: RoleDelivery, Socket: socketControl, To: Primary, From: Other, Aside: true, Most: 10})
+	add(Probe{Name: "deliver-port-plain", Role: RoleDelivery, Socket: socketMapping, To: Primary, From: OtherPort, Most: 8})
+	add(Probe{Name: "deliver-both-plain", Role: RoleDelivery, Socket: socketMapping, To: Primary, From: Other, Most: 8})
+	add(Probe{Name: "return-primary", Role: RoleReturn, Socket: socketBoth, To: Primary, From: Primary, Most: 10})
+	add(Probe{Name: "return-other", Role: RoleReturn, Socket: socketBoth, To: Other, From: Other, Most: 10})
 	add(Probe{Name: "fragment", Role: RoleFragment, Socket: socketControl + 1, To: Primary, From: Primary, Padding: fragmentPadding, Most: 7})
+	if c.Relay {
+		add(Probe{Name: "relay-open", Role: RoleControl, Socket: socketRelay, To: Primary, From: Primary, Most: 10})
+		add(Probe{Name: "relay-filter", Role: RoleRelayFiltering, Socket: socketRelay, To: Relayed, From: Relayed})
+		add(Probe{Name: "relay-map", Role: RoleRelayMapping, Socket: socketMapping, To: Relayed, From: Relayed, Most: 10})
+		add(Probe{Name: "relay-deliver", Role: RoleRelayDelivery, Socket: socketMapping, To: Relayed, From: Relayed, Most: 10})
+	}
+	if c.IPv6.IsValid() && slices.ContainsFunc(c.Local, func(a netip.Addr) bool { return a.Is6() && usable(a) }) {
+		add(Probe{Name: "ipv6", Role: RoleFamily, Socket: len(p.Binds), To: Fixed, From: Fixed, At: c.IPv6, Most: 4})
+		p.Binds = append(p.Binds, Bind{"udp6", ":0"})
+	}
+	var own []netip.Addr
+	for _, a := range c.Local {
+		if usable(a) && a.Is6() == c.Six && len(own) < maxInterfaces {
+			own = append(own, a)
+		}
+	}
+	for i, a := range own {
+		if len(own) > 1 {
+			add(Probe{Name: fmt.Sprintf("interface-%d", i+1), Role: RoleInterface, Socket: len(p.Binds), To: Primary, From: Primary, Most: 4})
+			p.Binds = append(p.Binds, Bind{network, netip.AddrPortFrom(a, 0).String()})
+		}
+	}
 	return p
 }
+
+// maxInterfaces bounds how many addresses of this machine are tried.
+const maxInterfaces = 3
+
+// usable reports whether packets to the internet may leave from an address.
+func usable(a netip.Addr) bool { return a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() }

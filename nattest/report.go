@@ -180,8 +180,9 @@ type Observation struct {
 	Sent     int            `json:"sent"`   // attempts, each with a transaction ID of its own
 	Judged   int            `json:"judged"` // attempts that had the time to be answered; only these count as lost
 	Answered int            `json:"answered"`
-	Error    int            `json:"error,omitempty"` // the code of an error response
-	First    int            `json:"first"`           // position of the first attempt among all packets of the run
+	Error    int            `json:"error,omitempty"`   // the code of an error response
+	Ignored  int            `json:"ignored,omitempty"` // replies from the address of the request in spite of CHANGE-REQUEST
+	First    int            `json:"first"`             // position of the first attempt among all packets of the run
 	Replies  []Reply        `json:"replies,omitempty"`
 }
 
