@@ -39,15 +39,22 @@ func echo(t *testing.T, o *office, count int) {
 			t.Fatal(err)
 		}
 		go cmd.Wait()
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			conn, err := o.peer.ListenPacket(t.Context(), "udp4", "203.0.113.7:"+strconv.Itoa(peerPort+10*i+1))
+		for port := peerPort + 10*i; port <= peerPort+10*i+1; port++ {
+			conn, err := o.peer.Dial(t.Context(), "udp4", "203.0.113.7:"+strconv.Itoa(port))
 			if err != nil {
-				break // it has both ports
+				t.Fatal(err)
+			}
+			for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				_, _ = conn.Write([]byte("are you there?"))
+				_ = conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+				if _, err := conn.Read(make([]byte, 100)); err == nil { // refused until it listens
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("turnutils_peer does not listen\n%s", cmd.Log())
+				}
 			}
 			conn.Close()
-			if time.Now().After(deadline) {
-				t.Fatalf("turnutils_peer does not listen\n%s", cmd.Log())
-			}
 		}
 	}
 }
