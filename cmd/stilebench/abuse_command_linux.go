@@ -143,7 +143,7 @@ func parseAbuseSpec(text string) (serverSpec, error) {
 // against runs the trial on a fresh server, if there can be one.
 func (x *abuse) against(ctx context.Context, a *arena) (*AbuseTrial, error) {
 	progress("%s …", x.name)
-	t := &AbuseTrial{Name: x.name, Question: x.question}
+	t := &AbuseTrial{Name: x.name, Question: x.question, Successes: []string{}}
 	if a.restart != nil {
 		if err := a.restart(); err != nil {
 			return nil, err
