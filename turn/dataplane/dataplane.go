@@ -92,6 +92,9 @@ type Stats struct {
 // ErrClosed is returned for a server that has ended.
 var ErrClosed = errors.New("dataplane: the server has ended")
 
+// errBug is what a function given to Do gets when it met a BUG.
+var errBug = errors.New("dataplane: a BUG ended the shard's allocations")
+
 // engine is the seam: what plain and socket have in common.
 type engine interface {
 	// serve runs until the context ends, then closes all sockets and ends all allocations.

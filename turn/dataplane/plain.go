@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +23,7 @@ const (
 	plainStreamQueue = 64               // frames waiting for a client that reads slowly; more are dropped
 	streamIdle       = 30 * time.Second // a TCP connection without an allocation ends after that
 	streamWrite      = 10 * time.Second // a client that takes nothing for that long is gone
+	plainBugEvery    = 10 * time.Second // between two reports of a BUG
 )
 
 // plain is the engine on net.PacketConn: one core, one lock, a goroutine for each socket.
@@ -39,7 +41,8 @@ type plain struct {
 	perClient map[netip.Addr]int
 	last      uint32 // number of the newest stream
 	closed    bool
-	ended     chan struct{}
+	bugs      uint64 // not reported yet
+	nextBug   time.Time
 }
 
 type plainListener struct {
@@ -62,7 +65,7 @@ type plainStream struct {
 func openPlain(ctx context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, err error) {
 	p := &plain{
 		cfg: cfg, relays: make(map[uint32]*plainRelay), streams: make(map[uint32]*plainStream),
-		perClient: make(map[netip.Addr]int), ended: make(chan struct{}),
+		perClient: make(map[netip.Addr]int),
 	}
 	defer func() {
 		if err != nil {
@@ -154,10 +157,19 @@ func (p *plain) do(_ context.Context, _ int, f func(time.Time, *turn.Core)) erro
 	if p.closed {
 		return ErrClosed
 	}
-	now := time.Now()
-	f(now, p.core)
+	err := errBug
+	p.guarded(func() {
+		f(time.Now(), p.core)
+		err = nil
+	})
+	return err
+}
+
+// guarded runs f, and sends what it led to. The lock is held.
+func (p *plain) guarded(f func()) {
+	defer p.guard()
+	f()
 	p.drain()
-	return nil
 }
 
 func (p *plain) serve(ctx context.Context) error {
@@ -186,8 +198,7 @@ func (p *plain) serve(ctx context.Context) error {
 		case <-tick.C:
 			p.mu.Lock()
 			if p.core.Busy() {
-				p.core.Tick(time.Now())
-				p.drain()
+				p.guarded(func() { p.core.Tick(time.Now()) })
 			}
 			p.mu.Unlock()
 		}
@@ -239,14 +250,28 @@ func (p *plain) toClient(o *turn.Output) {
 	}
 }
 
-// guard recovers a BUG in the core: its allocations end, the server goes on. The lock is held.
+// guard recovers a BUG in the core: its allocations end, and a fresh core goes on (see socket's shard.guarded). The lock is held.
 func (p *plain) guard() {
-	if r := recover(); r != nil {
-		p.stats.Panics++
-		if p.cfg.OnEvents != nil {
-			p.cfg.OnEvents([]turn.Event{{Kind: turn.EventOpenError, At: time.Now(), Err: fmt.Errorf("dataplane: %v", r)}})
-		}
-		p.core.Reset()
+	v := recover()
+	if v == nil {
+		return
+	}
+	now := time.Now()
+	p.stats.Panics++
+	for i := range p.relays {
+		p.CloseRelay(i)
+	}
+	for n, s := range p.streams {
+		p.removeStream(n, s)
+	}
+	p.core = p.core.Successor(now)
+	events := p.core.TakeEvents()
+	if p.bugs++; !now.Before(p.nextBug) {
+		events = append(events, turn.Event{Kind: turn.EventBug, At: now, Count: p.bugs, Err: fmt.Errorf("%v\n%s", v, debug.Stack())})
+		p.bugs, p.nextBug = 0, now.Add(plainBugEvery)
+	}
+	if len(events) > 0 && p.cfg.OnEvents != nil {
+		p.cfg.OnEvents(events)
 	}
 }
 
@@ -276,9 +301,7 @@ func (p *plain) fromClient(src *turn.Source, pkt turn.Packet) {
 	if p.closed {
 		return
 	}
-	defer p.guard()
-	p.core.FromClient(time.Now(), src, pkt)
-	p.drain()
+	p.guarded(func() { p.core.FromClient(time.Now(), src, pkt) })
 }
 
 // OpenRelay implements turn.Opener. The lock is held.
@@ -320,16 +343,12 @@ func (p *plain) readRelay(r *plainRelay) {
 		case n > plainRelayBuffer:
 			p.stats.SendErrors++
 		default:
-			p.fromPeer(r.allocation, from, turn.Packet{Buf: buf, At: turn.Headroom, Len: n})
+			p.guarded(func() {
+				p.core.FromPeer(time.Now(), r.allocation, from, turn.Packet{Buf: buf, At: turn.Headroom, Len: n})
+			})
 		}
 		p.mu.Unlock()
 	}
-}
-
-func (p *plain) fromPeer(allocation uint32, from netip.AddrPort, pkt turn.Packet) {
-	defer p.guard()
-	p.core.FromPeer(time.Now(), allocation, from, pkt)
-	p.drain()
 }
 
 // passing reports whether a read error leaves the socket usable: an ICMP error of an earlier datagram, as Linux and

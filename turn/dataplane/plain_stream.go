@@ -70,8 +70,7 @@ func (p *plain) readStream(s *plainStream, src turn.Source) {
 	}
 	p.removeStream(src.Stream, s)
 	if !p.closed {
-		p.core.StreamClosed(time.Now(), src.Stream)
-		p.drain()
+		p.guarded(func() { p.core.StreamClosed(time.Now(), src.Stream) })
 	}
 }
 

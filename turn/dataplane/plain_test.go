@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -243,4 +244,41 @@ func TestPlainPassesBetweenTwoClients(t *testing.T) {
 			t.Fatalf("%q arrived from %v, want %q from %v", data, peer, text, relayed[from])
 		}
 	}
+}
+
+func TestPlainGoesOnAfterABug(t *testing.T) {
+	bugs := make(chan turn.Event, 4)
+	s := startPlain(t, func(c *Config) {
+		c.OnEvents = func(events []turn.Event) {
+			for _, e := range events {
+				if e.Kind == turn.EventBug {
+					bugs <- e
+				}
+			}
+		}
+	})
+	conn, err := net.Dial("udp", s.plainUDP())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	allocate(t, conn)
+	if err := s.Do(t.Context(), func(time.Time, int, *turn.Core) { panic("BUG: planted") }); !errors.Is(err, errBug) {
+		t.Errorf("Do returns %v", err)
+	}
+	select {
+	case <-bugs:
+	case <-time.After(5 * time.Second):
+		t.Error("nobody was told")
+	}
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Panics != 1 || stats.Allocations != 0 {
+		t.Errorf("%d panics, %d allocations, %v", stats.Panics, stats.Allocations, err)
+	}
+	again, err := net.Dial("udp", s.plainUDP())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	allocate(t, again)
 }

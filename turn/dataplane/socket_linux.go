@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -13,8 +12,6 @@ import (
 
 	"github.com/stilenet/stile/turn"
 )
-
-var errBug = errors.New("dataplane: a BUG ended the shard's allocations")
 
 // socketEngine is the engine of Linux: a thread for each shard, which has its own sockets of every listener, its own
 // epoll and its own core.
