@@ -87,7 +87,7 @@ type Limits struct {
 	PacketsPerSecond     int // turn.limits.packets_per_second of an allocation, both directions together; 0: no limit
 	TCPConnections       int // turn.limits.tcp_connections of a client; 0: no limit
 	ReplyBytesPerPrefix  int // turn.limits.reply_bytes_per_prefix a second to those of a prefix without a confirmed allocation, headers included; 0: no limit
-	UnansweredPackets    int // turn.limits.unanswered_packets of an allocation to a peer that has not answered; 0: no limit
+	UnansweredPackets    int // turn.limits.unanswered_packets of an allocation in ten minutes to a peer that has not answered; 0: no limit
 	UnansweredBytes      int // turn.limits.unanswered_bytes likewise; 0: no limit
 	UnansweredAllClients int // turn.limits.unanswered_all_clients: all clients together may send a silent peer this many times the two above
 }
