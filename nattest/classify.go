@@ -63,7 +63,7 @@ func (c *classifier) index() {
 		x := &c.o.Probes[i]
 		c.byName[x.Name] = x
 		c.alive = c.alive || (x.Answered > 0 && x.Role != RoleStream && x.Role != RoleFamily)
-		if x.Role == RoleControl || x.Name == "map-primary" || (x.Role == RoleMapping && x.Answered > 0) {
+		if x.Role == RoleControl || x.Name == "map-primary" || (x.Answered > 0 && x.Role.controls()) {
 			c.count += x.Judged
 			c.lost += max(0, x.Judged-x.Answered)
 		}
@@ -83,7 +83,7 @@ func (c *classifier) chance(x *Observation) float64 {
 	if x.Answered > 0 || x.Error != 0 || x.Ignored > 0 {
 		return 1
 	}
-	return silence(x.Judged, c.count, c.lost)
+	return silence(x.Judged, x.Controls, x.ControlsLost)
 }
 
 // reachability decides about UDP as such.
@@ -143,7 +143,7 @@ func (c *classifier) partial() {
 	if x.Role != RolePort || x.Answered > 0 {
 		return
 	}
-	if p := silence(x.Judged, c.count, c.lost); p > 1e-3 { // a finding, not a verdict: the path was proved by another port
+	if p := silence(x.Judged, x.Controls, x.ControlsLost); p > 1e-3 { // a finding, not a verdict: the path was proved by another port
 		return
 	}
 	c.v.UDP = UDPSomePorts
@@ -298,7 +298,10 @@ func (c *classifier) filtering() {
 		}
 		relay, relaySilent = &Observation{}, false
 	}
-	controls := fmt.Sprintf("%d of %d controls were lost", c.lost, c.count)
+	controls := fmt.Sprintf("%d of %d controls were lost at the same time", port.ControlsLost, port.Controls)
+	if both.Controls > port.Controls {
+		controls = fmt.Sprintf("%d of %d controls were lost at the same time", both.ControlsLost, both.Controls)
+	}
 	set := func(f Filtering, wrong float64, evidence ...string) {
 		c.v.Filtering = f
 		c.judged("filtering", f, wrong, append(evidence, controls)...)

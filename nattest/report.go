@@ -182,8 +182,11 @@ type Observation struct {
 	Answered int            `json:"answered"`
 	Error    int            `json:"error,omitempty"`   // the code of an error response
 	Ignored  int            `json:"ignored,omitempty"` // replies from the address of the request in spite of CHANGE-REQUEST
-	First    int            `json:"first"`             // position of the first attempt among all packets of the run
-	Replies  []Reply        `json:"replies,omitempty"`
+	// Controls and ControlsLost are what the silence of this probe is measured by, as counted when it was judged.
+	Controls     int     `json:"controls"`
+	ControlsLost int     `json:"controls_lost"`
+	First        int     `json:"first"` // position of the first attempt among all packets of the run
+	Replies      []Reply `json:"replies,omitempty"`
 }
 
 // A Reply is one answer.
@@ -234,7 +237,7 @@ func (r *Report) check() error {
 	}
 	for _, p := range o.Probes {
 		if len(p.Replies) > maxReplies || p.Sent < 0 || p.Judged < 0 || p.Judged > p.Sent || p.Answered < 0 || p.Answered > p.Sent ||
-			p.Sent > maxObservations {
+			p.Sent > maxObservations || p.Controls < 0 || p.ControlsLost < 0 || p.ControlsLost > p.Controls {
 			return fmt.Errorf("probe %.40q has impossible numbers", p.Name)
 		}
 	}

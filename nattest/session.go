@@ -3,6 +3,7 @@ package nattest
 import (
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -76,7 +77,9 @@ type probe struct {
 	answered   int
 	code       int  // of an error response
 	ignored    int  // replies from the address of the request in spite of CHANGE-REQUEST
-	silent     bool // judged
+	silent     bool // judged, by these controls
+	controls   int
+	lost       int
 }
 
 type attempt struct {
@@ -173,7 +176,7 @@ func (s *session) patience() time.Duration { return s.longest + s.longest/4 + gr
 // Mapping probes count too, as soon as their destination has answered once.
 func (s *session) lost(now time.Time) (count, lost, flying int) {
 	for _, p := range s.probes {
-		counts := p.Role == RoleControl || p.Name == "map-primary" || (p.Role == RoleMapping && p.answered > 0)
+		counts := p.Role == RoleControl || p.Name == "map-primary" || (p.answered > 0 && p.Role.controls())
 		if !counts {
 			continue
 		}
@@ -192,35 +195,58 @@ func (s *session) lost(now time.Time) (count, lost, flying int) {
 	return count, lost, flying
 }
 
-// judge marks the probes whose silence is none of the network's.
+// lossless reports whether nothing was lost so far.
+func (s *session) lossless(now time.Time) bool {
+	_, f, _ := s.lost(now)
+	return f == 0
+}
+
+// controls reports whether the losses of a role's probes are the path's, once one has been answered.
+func (r Role) controls() bool {
+	switch r {
+	case RoleControl, RoleMapping, RoleFiltering, RoleDelivery, RoleReturn:
+		return true
+	}
+	return false
+}
+
+// judge marks the probes whose silence is none of the network's. It looks only when all attempts have had their time, so that
+// the numbers stay what they are.
 func (s *session) judge(now time.Time) {
-	k, f, _ := s.lost(now)
 	for _, p := range s.probes {
-		if (p.Role != RoleFiltering && p.Role != RoleFragment && p.Role != RoleRelayFiltering) || p.answered > 0 || p.silent {
+		last := len(p.attempts) - 1
+		if (p.Role != RoleFiltering && p.Role != RoleFragment && p.Role != RoleRelayFiltering) || p.answered > 0 || p.silent ||
+			last < 0 || !s.aged(now, p.attempts[last]) {
 			continue
 		}
-		n := 0
-		for _, a := range p.attempts {
-			if s.aged(now, a) {
-				n++
-			}
-		}
-		p.silent = silence(n, k, f) <= falseSilence
+		k, f, _ := s.lost(now)
+		p.controls, p.lost = k, f
+		p.silent = silence(len(p.attempts), k, f) <= falseSilence
 	}
 }
 
 // enough reports whether the attempts that were sent will be enough to judge a probe, if the loss stays what it is.
 func (s *session) enough(now time.Time, p *probe) bool {
+	k, f := s.projected(now)
+	return silence(len(p.attempts), k, f) <= enoughSilence
+}
+
+// projected is what lost will count when everything has had its time, if the loss stays what it is.
+func (s *session) projected(now time.Time) (count, lost int) {
 	k, f, flying := s.lost(now)
 	if k > 0 {
 		f += (flying*f + k - 1) / k
 	}
-	return silence(len(p.attempts), k+flying, min(f, k+flying)) <= enoughSilence
+	return k + flying, min(f, k+flying)
 }
 
 // wanted reports whether a filtering probe is to be tried on. If the port makes no difference, the address decides; if it
 // does, nothing else matters.
 func (s *session) wanted(now time.Time, p *probe) bool {
+	if p.Role == RoleRelayFiltering {
+		_, ok := s.external(p)
+		return ok && s.relay.IsValid() && !s.settled(now, p)
+	}
 	both, port := s.byName["filter-both"], s.byName["filter-port"]
 	if s.settled(now, p) || both.answered > 0 {
 		return false
@@ -250,6 +276,8 @@ func (s *session) ready(now time.Time, p *probe) bool {
 		test := both
 		if p.From == OtherPort {
 			test = port
+		} else if port.silent { // then the address does not matter
+			return false
 		}
 		if !p.expect.IsValid() || test.answered > 0 || test.refused() || !s.expects(p) {
 			return false
@@ -259,12 +287,12 @@ func (s *session) ready(now time.Time, p *probe) bool {
 		}
 		_, ok := s.sender(p)
 		return ok
-	case RoleReturn:
+	case RoleReturn: // it opens the filter: no answer of filter-both may be on its way
+		if last := len(both.attempts) - 1; both.answered == 0 && last >= 0 && !s.aged(now, both.attempts[last]) {
+			return false
+		}
 		return p.expect.IsValid() && !both.refused() && (both.answered > 0 || (both.silent || port.silent) && len(both.attempts) >= fewAttempts) &&
 			s.replied
-	case RoleRelayFiltering:
-		_, ok := s.external(p)
-		return ok && !s.enough(now, p)
 	case RoleRelayMapping: // a relay lets nobody in that it was not told to send to
 		f := s.byName["relay-filter"]
 		return len(f.attempts) > 0 && now.Sub(f.attempts[0].at) >= s.shortest
@@ -273,7 +301,7 @@ func (s *session) ready(now time.Time, p *probe) bool {
 		return ok && s.byName["relay-filter"].answered == 0
 	case RoleFragment:
 		return s.replied && s.sent+2 <= s.budget-s.reserve(now) &&
-			(len(p.attempts) == 0 || !s.wanted(now, both) && !s.wanted(now, port) && !s.enough(now, p))
+			(len(p.attempts) == 0 && s.lossless(now) || !s.wanted(now, both) && !s.wanted(now, port) && !s.enough(now, p))
 	}
 	return true
 }
@@ -335,8 +363,11 @@ func (s *session) sender(p *probe) (socket int, ok bool) {
 func (s *session) reserve(now time.Time) int {
 	n := 0
 	for _, p := range s.probes {
-		if p.Role != RoleMapping && p.Role != RoleReturn && p.Role != RoleRelayMapping && !(p.Role == RoleDelivery && p.Aside && p.From == Other) || s.settled(now, p) {
+		if p.Role != RoleMapping && p.Role != RoleReturn && p.Role != RoleRelayMapping && !(p.Role == RoleDelivery && p.Aside) || s.settled(now, p) {
 			continue
+		}
+		if answered := s.byName["filter-port"].answered > 0; p.Role == RoleDelivery && (p.From == OtherPort) == answered {
+			continue // proves what is not in question
 		}
 		if p.Role == RoleMapping && p.To == Fixed || !s.replied || s.place(p, p.To).IsValid() {
 			n += 2
@@ -365,7 +396,7 @@ func (s *session) tick(now time.Time) time.Time {
 
 // asks reports whether a probe wants one answer and no more.
 func (s *session) asks(p *probe) bool {
-	return p.Role != RoleFiltering && (p.Role != RoleControl || p.Name == "relay-open" && s.relay.IsValid())
+	return p.Role != RoleFiltering && p.Role != RoleRelayFiltering && (p.Role != RoleControl || p.Name == "relay-open" && s.relay.IsValid())
 }
 
 // urgent sends the first attempts of probes that have become possible.
@@ -379,37 +410,33 @@ func (s *session) urgent(now time.Time) {
 
 // round sends one attempt of everything that is open.
 func (s *session) round(now time.Time) {
-	testing := s.relay.IsValid() && !s.settled(now, s.byName["relay-filter"]) && !s.enough(now, s.byName["relay-filter"])
+	var tests []*probe
 	for _, p := range s.probes {
-		if p.Role == RoleFiltering {
-			p.to, p.expect = s.place(p, p.To), s.place(p, p.From)
-			if s.wanted(now, p) && !s.enough(now, p) {
-				testing = true
-				if s.sent < s.budget-s.reserve(now) {
-					s.send(now, p)
-				}
+		if p.Role != RoleFiltering && p.Role != RoleRelayFiltering {
+			continue
+		}
+		p.to, p.expect = s.place(p, p.To), s.place(p, p.From)
+		if s.wanted(now, p) && !s.enough(now, p) {
+			tests = append(tests, p)
+			s.test(now, p)
+		}
+	}
+	if len(tests) > 0 {
+		first := s.begin.Equal(now)
+		for i := range controls {
+			switch {
+			case first || len(tests) > 1 && i > 0:
+				s.control(now)
+			case len(tests) == 1 && s.better(now, tests[0]):
+				s.test(now, tests[0])
+			case len(tests) == 1:
+				s.control(now)
 			}
 		}
 	}
 	for _, p := range s.probes {
 		if s.asks(p) && s.ready(now, p) && s.retry(now, p) {
 			s.send(now, p)
-		}
-	}
-	if fragment := s.byName["fragment"]; fragment != nil && len(fragment.attempts) > 1 && !s.settled(now, fragment) {
-		testing = testing || !s.enough(now, fragment)
-	}
-	if testing {
-		_, f, _ := s.lost(now)
-		n := 3
-		if f > 0 { // the attempts say more now
-			n = 2
-		}
-		if s.begin.Equal(now) {
-			n = controls
-		}
-		for range n {
-			s.control(now)
 		}
 	}
 	if s.replied {
@@ -426,14 +453,26 @@ func (s *session) retry(now time.Time, p *probe) bool {
 	if len(p.attempts) == 0 {
 		return true
 	}
-	if p.Role == RoleRelayFiltering {
-		return s.sent < s.budget-s.reserve(now)
-	}
 	since := now.Sub(p.attempts[len(p.attempts)-1].at)
 	if s.replied {
 		return since >= s.shortest+s.shortest/4+shortestGap
 	}
 	return since >= s.gap
+}
+
+// test sends an attempt whose silence is to be judged.
+func (s *session) test(now time.Time, p *probe) {
+	if s.sent < s.budget-s.reserve(now) {
+		s.send(now, p)
+	}
+}
+
+// better reports whether another attempt will bring the judgement nearer than another control, if the loss stays what it is.
+func (s *session) better(now time.Time, p *probe) bool {
+	k, f := s.projected(now)
+	n, rate := len(p.attempts), (float64(f)+0.5)/(float64(k)+1)
+	control := (1-rate)*math.Log(silence(n, k+1, f)) + rate*math.Log(silence(n, k+1, f+1))
+	return math.Log(silence(n+1, k, f)) < control
 }
 
 // control sends from the next control socket.
@@ -522,6 +561,8 @@ func (s *session) handle(now time.Time, socket int, from netip.AddrPort, b []byt
 	case a.answered:
 		s.strange.Repeated++
 	case socket != arrives:
+		s.strange.Unexpected++
+	case p.Name == "filter-both" && p.answered == 0 && len(s.byName["return-other"].attempts) > 0: // late: the filter is open now
 		s.strange.Unexpected++
 	case s.fits(p, from):
 		s.reply(now, a, from, m)
@@ -718,7 +759,7 @@ func (s *session) done(now time.Time) bool {
 		last := len(p.attempts) - 1
 		fresh := last >= 0 && !s.aged(now, p.attempts[last])
 		switch {
-		case p.Role == RoleFiltering:
+		case p.Role == RoleFiltering || p.Role == RoleRelayFiltering:
 			open = open || s.wanted(now, p)
 		case !s.asks(p):
 			flying = flying || fresh
@@ -744,6 +785,10 @@ func (s *session) observations(now time.Time, local []netip.Addr, socket func(in
 			if a.answered || s.aged(now, a) {
 				x.Judged++
 			}
+		}
+		x.Controls, x.ControlsLost = p.controls, p.lost
+		if !p.silent {
+			x.Controls, x.ControlsLost, _ = s.lost(now)
 		}
 		o.Probes = append(o.Probes, x)
 	}
