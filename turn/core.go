@@ -71,18 +71,25 @@ type OutputKind uint8
 const (
 	ToClient OutputKind = iota + 1 // from Source.Server to Source.Client, or on Source.Stream
 	ToPeer                         // from the relayed port of Allocation to Peer
-	ToShard                        // to the core Shard: HairpinFrom with From and Allocation
+	ToShard                        // to the core of Shard: HairpinFrom with Crossing
 )
 
 // Output is one datagram to send. Data aliases the packet's buffer or the core's own memory and is valid until Reset.
 type Output struct {
 	Kind       OutputKind
-	Allocation uint32         // ToPeer: whose port it leaves by; ToShard: for whom it is
-	Peer       netip.AddrPort // ToPeer: to; ToShard: from, a relayed address in its public form
+	Allocation uint32         // ToPeer: whose port it leaves by
+	Peer       netip.AddrPort // ToPeer: to
 	Shard      int            // ToShard
-	Prefix     int            // ToShard: the sender's client prefix, for HairpinFrom
+	Crossing   Crossing       // ToShard
 	Source     Source         // ToClient: the client
 	Data       []byte
+}
+
+// Crossing is the way of a datagram between two allocations of this server. It names addresses, not table entries: what
+// waits between two shards goes to whoever has the address when it arrives, as on a wire.
+type Crossing struct {
+	From, To netip.AddrPort // relayed addresses in their public form
+	Prefix   int            // the sender's client prefix
 }
 
 // Core holds the allocations of one shard and decides what to send. It performs no I/O and reads no clock.

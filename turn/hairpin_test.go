@@ -160,3 +160,19 @@ func TestIPv6(t *testing.T) {
 	same(t, "no relay of the family", only4.client("[2001:db8:1::1]:7000").allocate().relayed.Addr().String(), "192.0.2.15")
 	same(t, "but for who insists", only4.client("[2001:db8:1::1]:7001").request(stun.Allocate, udp, familyOf(2)), 440)
 }
+
+func TestDatagramBetweenShardsMissesTheNextHolderOfTheTargetsPlace(t *testing.T) {
+	a, b := pair(t, 2, HairpinAll, ProfileCorporate)
+	b.sendTo(a.relayed.String(), "opens the permission")
+	target := b.relayed
+	b.request(stun.Refresh, lifetimeOf(0))
+	next := b.client("198.51.100.3:7000") // takes the place that b has left in the slab, and lets our address in
+	next.shard = b.shard
+	next.allocate()
+	next.sendTo(a.relayed.String(), "opens the permission")
+	core := b.cores[b.shard]
+	core.HairpinFrom(b.now, Crossing{From: a.relayed, To: target, Prefix: 0}, b.packet([]byte("late")))
+	same(t, "what arrives", next.gets(b.settle(b.shard)), "")
+	core.HairpinFrom(b.now, Crossing{From: a.relayed, To: next.relayed, Prefix: 0}, b.packet([]byte("in time")))
+	same(t, "what is addressed to it arrives", next.gets(b.settle(b.shard)), a.relayed.String()+" in time")
+}

@@ -135,7 +135,7 @@ func (s *server) settle(n int) (out []Output) {
 	s.events = append(s.events, s.cores[n].TakeEvents()...)
 	for i := 0; i < len(out); i++ {
 		if o := out[i]; o.Kind == ToShard {
-			s.cores[o.Shard].HairpinFrom(s.now, o.Allocation, o.Peer, o.Prefix, s.packet(o.Data))
+			s.cores[o.Shard].HairpinFrom(s.now, o.Crossing, s.packet(o.Data))
 			out = append(out, s.settle(o.Shard)...)
 		}
 	}

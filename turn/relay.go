@@ -197,7 +197,7 @@ func (c *Core) publicForm(a netip.AddrPort) netip.AddrPort {
 // nobody has the port and the policy opens this host: then another program may have it.
 func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) bool {
 	a := &c.allocs[i]
-	shard, other, ok := c.ledger.owner(to)
+	shard, _, ok := c.ledger.owner(to)
 	if !ok {
 		if c.rules.Policy.OwnHostOpen(to.Addr()) {
 			return false
@@ -210,28 +210,32 @@ func (c *Core) hairpin(i uint32, to netip.AddrPort, p Packet) bool {
 	a.lastPeer = to
 	c.stats.BytesToPeers += uint64(p.Len)
 	c.count(RelayedHairpin)
+	h := Crossing{From: a.relayed, To: to, Prefix: a.clientPrefix}
 	if shard == c.cfg.Shard {
-		c.HairpinFrom(c.clock, other, a.relayed, a.clientPrefix, p)
+		c.HairpinFrom(c.clock, h, p)
 	} else {
-		c.out = append(c.out, Output{Kind: ToShard, Shard: shard, Allocation: other, Peer: a.relayed, Prefix: a.clientPrefix, Data: p.bytes()})
+		c.out = append(c.out, Output{Kind: ToShard, Shard: shard, Crossing: h, Data: p.bytes()})
 	}
 	return true
 }
 
-// HairpinFrom takes a datagram that another allocation of this server, perhaps of another shard, has sent to this one
-// from the relayed address from. prefix is the client prefix of the sender (Output.Prefix).
-func (c *Core) HairpinFrom(now time.Time, allocation uint32, from netip.AddrPort, prefix int, p Packet) {
+// HairpinFrom takes a datagram that another allocation of this server, perhaps of another shard, has sent to one of this
+// shard.
+func (c *Core) HairpinFrom(now time.Time, h Crossing, p Packet) {
 	c.begin(now)
 	c.stats.Read++
-	if int(allocation) < len(c.allocs) && c.allocs[allocation].id != 0 {
-		a := &c.allocs[allocation]
-		if v := c.rules.Policy.JudgeHairpin(prefix, a.clientPrefix); !v.Allowed {
-			c.refused(v.Rule, a.source.Client, from, a)
-			c.count(DropHairpin)
-			return
-		}
+	shard, i, ok := c.ledger.owner(h.To)
+	if !ok || shard != c.cfg.Shard || int(i) >= len(c.allocs) || c.allocs[i].id == 0 {
+		c.count(DropPeerClosed)
+		return
 	}
-	c.fromPeer(allocation, from, p)
+	a := &c.allocs[i]
+	if v := c.rules.Policy.JudgeHairpin(h.Prefix, a.clientPrefix); !v.Allowed {
+		c.refused(v.Rule, a.source.Client, h.From, a)
+		c.count(DropHairpin)
+		return
+	}
+	c.fromPeer(i, h.From, p)
 }
 
 // FromPeer takes a datagram that came to a relayed address (§9.3, §10.7). from is unmapped.

@@ -354,7 +354,7 @@ func TestSocketDeliversBetweenItsOwnClients(t *testing.T) {
 
 func TestFullMailboxDropsTheNewest(t *testing.T) {
 	m := &mailbox{}
-	o := &turn.Output{Kind: turn.ToShard, Allocation: 3, Data: make([]byte, 100)}
+	o := &turn.Output{Kind: turn.ToShard, Data: make([]byte, 100)}
 	for i := range mailboxCount {
 		if !m.post(o) {
 			t.Fatalf("number %d was refused", i)

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,10 +19,8 @@ const (
 
 // mail is a datagram of an allocation of another shard for one of this.
 type mail struct {
-	allocation uint32
-	prefix     int
-	from       netip.AddrPort
-	at, size   int // in the arena
+	way      turn.Crossing
+	at, size int // in the arena
 }
 
 // letters is a batch of mail. Both slices are kept and reused.
@@ -68,7 +65,7 @@ func (m *mailbox) post(o *turn.Output) bool {
 	at := len(m.in.arena) + turn.Headroom
 	m.in.arena = m.in.arena[:len(m.in.arena)+need]
 	copy(m.in.arena[at:], o.Data)
-	m.in.mail = append(m.in.mail, mail{o.Allocation, o.Prefix, o.Peer, at, len(o.Data)})
+	m.in.mail = append(m.in.mail, mail{o.Crossing, at, len(o.Data)})
 	return true
 }
 

@@ -348,7 +348,7 @@ func (s *shard) takeMail() {
 	for i := range full.mail {
 		m := &full.mail[i]
 		p := turn.Packet{Buf: full.arena[m.at-turn.Headroom : m.at+m.size+turn.Tailroom], At: turn.Headroom, Len: m.size}
-		s.core.HairpinFrom(s.now, m.allocation, m.from, m.prefix, p)
+		s.core.HairpinFrom(s.now, m.way, p)
 		s.route()
 	}
 	if len(full.mail) > 0 {
