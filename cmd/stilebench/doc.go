@@ -4,6 +4,7 @@
 //	stilebench run       one server, one load: rate, loss, latency, the server's CPU per packet
 //	stilebench allocate  allocations per second and memory for each of them
 //	stilebench flood     established flows while spoofed sources allocate
+//	stilebench abuse     attacks on a server without credentials, one trial for each way to misuse it
 //	stilebench compare   several servers, interleaved, and the Markdown page of the results
 //	stilebench calibrate what the generator itself costs and the highest rate it produces
 //	stilebench lab       a shell command inside the server's namespace of the laboratory
