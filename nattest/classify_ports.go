@@ -82,7 +82,7 @@ func (c *classifier) ports() {
 		p.Step = stepsWithin(list)
 	case equal >= fewestSteps && equal*2 >= len(list)-1:
 		p.Allocation, p.Step = Sequential, step
-		c.judged("ports", p.Allocation, 1e-6, fmt.Sprintf("%d of %d steps are %d", equal, len(list)-1, step))
+		c.judged("ports", p.Allocation, 1e-6, fmt.Sprintf("%d of %d steps between ports are %d", equal, len(list)-1, step))
 		c.find(SequentialPorts, "external ports go up in steps of %d", step)
 	case len(list) > fewestSteps:
 		p.Allocation = Random
@@ -102,17 +102,44 @@ func (c *classifier) ports() {
 	}
 }
 
-// commonStep is the most frequent step from one mapping to the next, and how often it occurs.
+// commonStep is the most frequent step between neighbours among the ports, and how often it occurs. It does not look at the
+// order in time: packets of one instant overtake each other. Which way the ports go, and whether they go at all, the mappings of
+// one socket say.
 func commonStep(list []made) (step, equal int) {
+	var ports []int
+	for _, m := range list {
+		ports = append(ports, int(m.ext.Port()))
+	}
+	slices.Sort(ports)
 	count := make(map[int]int)
-	for i := 1; i < len(list); i++ {
-		d := int(list[i].ext.Port()) - int(list[i-1].ext.Port())
-		if d == 0 || d > largestStep || -d > largestStep {
+	for i := 1; i < len(ports); i++ {
+		d := ports[i] - ports[i-1]
+		if d == 0 || d > largestStep {
 			continue
 		}
 		if count[d]++; count[d] > equal {
 			step, equal = d, count[d]
 		}
+	}
+	last, up, down, within := make(map[int]int), 0, 0, 0
+	for _, m := range list {
+		port := int(m.ext.Port())
+		if before, ok := last[m.socket]; ok {
+			within++
+			if port-before == step {
+				up++
+			}
+			if before-port == step {
+				down++
+			}
+		}
+		last[m.socket] = port
+	}
+	switch {
+	case down > up:
+		return -step, equal
+	case within > 2 && up == 0:
+		return step, 0
 	}
 	return step, equal
 }

@@ -336,11 +336,12 @@ func (r *runner) loop(ctx context.Context, streams int) (list []Observation, err
 			r.dialRelay(ctx)
 		}
 		now := time.Now()
+		next := s.tick(now)
+		r.flush()
 		if s.done(now) && (s.replied || streams == 0 || !now.Before(s.deadline())) {
 			return list, nil
 		}
-		timer.Reset(max(0, s.tick(now).Sub(now)))
-		r.flush()
+		timer.Reset(max(0, next.Sub(now)))
 		select {
 		case d := <-r.in:
 			if !s.handle(time.Now(), d.socket, d.from, d.bytes) && d.socket != relaySocket {

@@ -51,9 +51,10 @@ type session struct {
 	replied  bool
 	shortest time.Duration // round trips
 	longest  time.Duration
-	sent     int // packets
-	order    int // of attempts
-	turn     int // of the controls
+	sent     int  // packets
+	order    int  // of attempts
+	turn     int  // of the controls
+	idle     bool // the last round had nothing to send, or nothing to send it with
 	strange  Strange
 	out      []outgoing
 }
@@ -410,13 +411,15 @@ func (s *session) urgent(now time.Time) {
 
 // round sends one attempt of everything that is open.
 func (s *session) round(now time.Time) {
+	before := s.order
+	defer func() { s.idle = s.order == before }()
 	var tests []*probe
 	for _, p := range s.probes {
 		if p.Role != RoleFiltering && p.Role != RoleRelayFiltering {
 			continue
 		}
 		p.to, p.expect = s.place(p, p.To), s.place(p, p.From)
-		if s.wanted(now, p) && !s.enough(now, p) {
+		if s.wanted(now, p) && !s.enough(now, p) && (!s.replied || s.alive()) {
 			tests = append(tests, p)
 			s.test(now, p)
 		}
@@ -458,6 +461,13 @@ func (s *session) retry(now time.Time, p *probe) bool {
 		return since >= s.shortest+s.shortest/4+shortestGap
 	}
 	return since >= s.gap
+}
+
+// alive reports whether the primary endpoint has answered.
+func (s *session) alive() bool {
+	return slices.ContainsFunc(s.probes, func(p *probe) bool {
+		return p.answered > 0 && (p.Role == RoleControl || p.Name == "map-primary")
+	})
 }
 
 // test sends an attempt whose silence is to be judged.
@@ -769,7 +779,7 @@ func (s *session) done(now time.Time) bool {
 		}
 		flying = flying || (fresh && !s.settled(now, p))
 	}
-	return !open || !flying
+	return !open || (!flying && s.idle)
 }
 
 // observations is everything as Classify wants it.
