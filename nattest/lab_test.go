@@ -3,11 +3,11 @@ package nattest_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +61,7 @@ func honest(d *stun.Discovery) answerer {
 func serve(t *testing.T, h *natlab.Host, d *stun.Discovery, answer answerer) {
 	t.Helper()
 	conns := make(map[stun.Corner]*natlab.UDPConn)
+	var one sync.Mutex // an answerer may count
 	for i := range 4 {
 		c := stun.Corner{Addr: uint8(i / 2), Port: uint8(i % 2)}
 		if at := d.At(c); at.IsValid() && at.Port() != 0 {
@@ -79,9 +80,11 @@ func serve(t *testing.T, h *natlab.Host, d *stun.Discovery, answer answerer) {
 				if err != nil {
 					return
 				}
+				one.Lock()
 				answer(b[:n], corner, remote, func(out []byte, from stun.Corner, to netip.AddrPort) {
 					conns[from].WriteToUDPAddrPort(out, to)
 				})
+				one.Unlock()
 			}
 		}()
 	}
@@ -163,5 +166,3 @@ func explain(r *nattest.Report) string {
 	}
 	return b.String()
 }
-
-var _ net.PacketConn = (*natlab.UDPConn)(nil)

@@ -193,16 +193,26 @@ func predictClasses(a, b class) Prediction {
 		return c
 	}
 	if direct(told(a), told(b)) {
-		return Prediction{Path: PathTechnique, Techniques: []Technique{PortPrediction}, Why: []string{fmt.Sprintf(
-			"%v and %v miss each other's ports, but they go up in steps and can be told, as long as the NAT is quiet.", a, b)}}
+		return technique(PortPrediction, a, b, fmt.Sprintf(
+			"%v and %v miss each other's ports, but they go up in steps and can be told, as long as the NAT is quiet.", a, b))
 	}
 	if why, ok := birthday(a, b); ok {
-		return Prediction{Path: PathTechnique, Techniques: []Technique{Birthday}, Why: []string{why}}
+		return technique(Birthday, a, b, why)
 	}
 	if why, ok := birthday(b, a); ok {
-		return Prediction{Path: PathTechnique, Techniques: []Technique{Birthday}, Why: []string{why}}
+		return technique(Birthday, a, b, why)
 	}
 	return Prediction{Path: PathRelay, Why: []string{fmt.Sprintf("%v and %v: one's port is not known to the other, whose filter wants it.", a, b)}}
+}
+
+// technique is a prediction with a technique, and with LowTTL where an early packet would spoil it.
+func technique(t Technique, a, b class, why string) Prediction {
+	p := Prediction{Path: PathTechnique, Techniques: []Technique{t}, Why: []string{why}}
+	if a.verdict.OpenLinux == Yes || b.verdict.OpenLinux == Yes { // a moved port gets its answer from another one, whatever is filtered
+		p.Techniques = append(p.Techniques, LowTTL)
+		p.Why = append(p.Why, "One of them is an open-Linux NAT: the first packets of the other must not arrive.")
+	}
+	return p
 }
 
 // birthday reports whether many sockets behind a symmetric NAT and many probes from a peer with one port find each other.
