@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stilenet/stile/turn"
 )
 
@@ -37,7 +39,7 @@ func openSocket(_ context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, 
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
 	}
-	descriptorLimit() // raises it
+	growDescriptors(cfg)
 	e := &socketEngine{cfg: cfg, all: make([]*shard, n)}
 	e.streams = streamCount{clients: make(map[netip.Addr]int), max: cfg.Streams, perClient: cfg.StreamsPerClient}
 	defer func() {
@@ -58,6 +60,24 @@ func openSocket(_ context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, 
 		}
 	}
 	return e, nil
+}
+
+// growDescriptors makes the process's table of descriptors as large as it will ever be (8 bytes and 3 bits each). When it grows
+// later, the kernel holds the thread that opened a socket until every processor has passed through an RCU grace period: under a flood of
+// allocations that stopped a shard, and the flows of all its clients, for up to 4.9 s.
+func growDescriptors(cfg *Config) {
+	most := cfg.Ports.Size()*len(cfg.Relays) + cfg.Streams + 2*reservedDescriptors
+	if limit, ok := descriptorLimit(); ok {
+		most = min(most, limit)
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // a start without it is a start
+	}
+	defer unix.Close(null)
+	if high, err := unix.FcntlInt(uintptr(null), unix.F_DUPFD_CLOEXEC, most-1); err == nil {
+		_ = unix.Close(high)
+	}
 }
 
 // listen opens a listener for all shards. A port of 0 becomes the one that the system gave to the first.

@@ -623,3 +623,18 @@ func TestServeEndsTwiceAndDoAfterIt(t *testing.T) {
 		t.Errorf("Do after Close: %v", err)
 	}
 }
+
+func TestDescriptorTableIsLargeFromTheStart(t *testing.T) {
+	startSocket(t, socketConfig(t))
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, _ := descriptorLimit()
+	for line := range strings.Lines(string(b)) {
+		var size int
+		if n, _ := fmt.Sscanf(line, "FDSize: %d", &size); n == 1 && size < min(limit, 10_000) {
+			t.Errorf("the table has %d places: it grows, and a shard waits, while clients allocate", size)
+		}
+	}
+}
