@@ -113,11 +113,12 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	// Connections may take a quarter of the descriptors; what they leave bounds the relayed ports.
 	capacity, _ := dataplane.MaxAllocations(&plane)
 	plane.Streams = max(1, capacity/4)
-	var limit string
-	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	if s.plane, err = dataplane.Open(ctx, plane); err != nil {
 		return nil, startError(err)
 	}
+	var limit string
+	plane.Engine, _, _ = s.plane.Engine()
+	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	s.page = s.describe(r.Policy, limit)
 	s.page.Notes = append(append(cfg.Warnings(), warn...), s.page.Notes...)
 	return s, nil

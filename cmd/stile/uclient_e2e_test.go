@@ -209,7 +209,7 @@ var uclientCases = [][]string{
 }
 
 func TestUclientLosesNothing(t *testing.T) {
-	for name, engine := range map[string]string{"socket": "--turn.engine=socket", "plain": "--turn.engine=plain"} {
+	for name, engine := range map[string]string{"kernel": "--turn.engine=kernel", "socket": "--turn.engine=socket", "plain": "--turn.engine=plain"} {
 		t.Run(name, func(t *testing.T) {
 			o := newOffice(t, "meta l4proto { tcp, udp } th dport 3478")
 			echo(t, o, len(uclientCases))

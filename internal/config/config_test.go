@@ -348,7 +348,7 @@ func TestBadInputNamesKeyPlaceAndRemedy(t *testing.T) {
 		"no unit":          {"server: {drain_timeout: 60}\n", "config: server.drain_timeout: 60 has no unit: write 60s for seconds (FILE line 1)"},
 		"not a duration":   {"server: {drain_timeout: soon}\n", `config: server.drain_timeout: "soon" is not a duration: write a number and a unit, as in 60s, 10m or 1h30m (FILE line 1)`},
 		"long duration":    {"server: {drain_timeout: 25h}\n", "config: server.drain_timeout: 25h is out of range: write a duration from 0s to 24h (FILE line 1)"},
-		"choice":           {"turn: {engine: sockets}\n", `config: turn.engine: "sockets" is not one of auto, plain, socket: did you mean socket? (FILE line 1)`},
+		"choice":           {"turn: {engine: sockets}\n", `config: turn.engine: "sockets" is not one of auto, plain, socket, kernel: did you mean socket? (FILE line 1)`},
 		"choice, no idea":  {"log: {format: xml}\n", `config: log.format: "xml" is not one of auto, json, console: write one of them (FILE line 1)`},
 		"off unquoted":     {"turn: {hairpin: none}\n", `config: turn.hairpin: "none" is not one of all, same-prefix, off: write one of them (FILE line 1)`},
 		"empty ports":      {"turn:\n  relay:\n    ports: 60000-50000\n", "config: turn.relay.ports: 60000-50000 is empty: the first port must not be above the last (FILE line 3)"},

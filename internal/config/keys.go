@@ -223,7 +223,7 @@ var keys = []key{
 		},
 		get: func(c *Config) value { return slices.Clone(c.Turn.Peers.Ports.spec) }},
 
-	choiceKey("turn.engine", EngineAuto, "what moves the packets", func(c *Config) *Engine { return &c.Turn.Engine }, EngineAuto, EnginePlain, EngineSocket).restarts(),
+	choiceKey("turn.engine", EngineAuto, "what moves the packets", func(c *Config) *Engine { return &c.Turn.Engine }, EngineAuto, EnginePlain, EngineSocket, EngineKernel).restarts(),
 	numberKey("turn.shards", 0, 0, 256, "threads that move packets; 0: one for each core", func(c *Config) *int { return &c.Turn.Shards }).restarts(),
 	choiceKey("turn.hairpin", HairpinAll, "which clients reach each other through the proxy", func(c *Config) *Hairpin { return &c.Turn.Hairpin },
 		HairpinAll, HairpinSamePrefix, HairpinOff),

@@ -27,6 +27,7 @@ const (
 	EngineAuto   Engine = "auto"   // the best that works here
 	EnginePlain  Engine = "plain"  // net.PacketConn, any system
 	EngineSocket Engine = "socket" // batched system calls, Linux
+	EngineKernel Engine = "kernel" // relayed ports without a socket, Linux with capabilities
 )
 
 // Hairpin says which clients of this proxy reach each other through their relayed addresses.

@@ -29,18 +29,19 @@ const (
 	Auto Kind = iota
 	Plain
 	Socket
+	Kernel
 )
 
-func (k Kind) String() string { return [...]string{"auto", "plain", "socket"}[k] }
+func (k Kind) String() string { return [...]string{"auto", "plain", "socket", "kernel"}[k] }
 
-// ParseKind reads auto, plain or socket.
+// ParseKind reads auto, plain, socket or kernel.
 func ParseKind(s string) (Kind, error) {
-	for k := Auto; k <= Socket; k++ {
+	for k := Auto; k <= Kernel; k++ {
 		if s == k.String() {
 			return k, nil
 		}
 	}
-	return Auto, fmt.Errorf("turn.engine: %q is no engine: write auto, plain or socket", s)
+	return Auto, fmt.Errorf("turn.engine: %q is no engine: write auto, plain, socket or kernel", s)
 }
 
 // Listener is one address that clients send to.

@@ -190,7 +190,7 @@ func (s *Server) wait(t *testing.T, what string, ok func(Stats) bool) {
 }
 
 func TestPionClientsAllocatePermitAndBindChannels(t *testing.T) {
-	for _, engine := range []Kind{Plain, Socket} {
+	for _, engine := range []Kind{Plain, Socket, Kernel} {
 		for version := range pions {
 			for _, network := range []string{"udp", "tcp"} {
 				for _, credentials := range []string{"long-term", "time-limited"} {
@@ -278,7 +278,7 @@ func TestPionClientsAllocatePermitAndBindChannels(t *testing.T) {
 }
 
 func TestPionClientsWithoutValidCredentialsGetNothing(t *testing.T) {
-	for _, engine := range []Kind{Plain, Socket} {
+	for _, engine := range []Kind{Plain, Socket, Kernel} {
 		for version := range pions {
 			t.Run(fmt.Sprintf("%v/%s", engine, version), func(t *testing.T) {
 				s, udp, tcp := startInterop(t, engine)
@@ -302,7 +302,7 @@ func TestPionClientsWithoutValidCredentialsGetNothing(t *testing.T) {
 }
 
 func TestPionClientsOfTwoVersionsReachEachOther(t *testing.T) {
-	for _, engine := range []Kind{Plain, Socket} {
+	for _, engine := range []Kind{Plain, Socket, Kernel} {
 		t.Run(engine.String(), func(t *testing.T) {
 			s, udp, tcp := startInterop(t, engine)
 			relays := make(map[string]net.PacketConn)

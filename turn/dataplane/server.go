@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/stilenet/stile/turn"
@@ -29,20 +30,26 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, ledger: turn.NewLedger(cfg.Relays, cfg.Ports, cfg.Rules.Limits, cfg.Seed)}
 	var err error
-	if cfg.Engine != Plain && cfg.ListenPacket == nil {
-		s.engine, err = openSocket(ctx, &s.cfg, s.ledger)
-		switch {
-		case err == nil:
-			s.kind = Socket
+	for _, e := range []struct {
+		kind Kind
+		open func(context.Context, *Config, *turn.Ledger) (engine, error)
+	}{{Kernel, openKernel}, {Socket, openSocket}, {Plain, openPlain}} {
+		if cfg.Engine != Auto && cfg.Engine < e.kind || e.kind != Plain && cfg.ListenPacket != nil {
+			continue
+		}
+		s.kind = e.kind
+		s.engine, err = e.open(ctx, &s.cfg, s.ledger)
+		if err == nil {
 			return s, nil
-		case cfg.Engine == Socket || !errors.Is(err, errors.ErrUnsupported):
+		}
+		// The socket engine on a system without it is an operator's mistake. The kernel engine may work today and not after an update of
+		// the system: relaying goes on, and says what is missing.
+		if !errors.Is(err, errors.ErrUnsupported) || cfg.Engine == Socket {
 			return nil, err
 		}
-		s.why = err.Error()
+		s.why = strings.TrimSuffix(strings.TrimPrefix(err.Error(), "dataplane: "), ": "+errors.ErrUnsupported.Error())
 	}
-	s.kind = Plain
-	s.engine, err = openPlain(ctx, &s.cfg, s.ledger)
-	return s, err
+	return nil, err
 }
 
 // coreConfig is the part of a core's configuration that engines share.

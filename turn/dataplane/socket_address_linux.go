@@ -44,9 +44,9 @@ func (s *sockaddr) get() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// control is a buffer for the control messages of one datagram: packet information (40 bytes at most) and the drop
-// counter (24), or packet information and the segment size (24). The kernel wants it aligned like a size_t.
-type control [64 / unsafe.Sizeof(uint64(0))]uint64
+// control is a buffer for the control messages of one datagram: packet information (40 bytes at most) or the original destination (48), and
+// the drop counter (24); or packet information and the segment size (24). The kernel wants it aligned like a size_t.
+type control [72 / unsafe.Sizeof(uint64(0))]uint64
 
 const controlSize = int(unsafe.Sizeof(control{}))
 
@@ -54,7 +54,8 @@ func (c *control) bytes() *[controlSize]byte { return (*[controlSize]byte)(unsaf
 
 // facts is what control messages say of a received datagram.
 type facts struct {
-	local     netip.Addr // the address it came to, unmapped; invalid when unknown
+	local     netip.Addr     // the address it came to, unmapped; invalid when unknown
+	target    netip.AddrPort // the address and port it came to, where the socket asks for both
 	ifIndex   int
 	drops     uint32 // datagrams that this socket has lost so far
 	saysDrops bool
@@ -78,6 +79,10 @@ func (c *control) parse(size int) (f facts) {
 		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			f.local = netip.AddrFrom16([16]byte(data[:16])).Unmap()
 			f.ifIndex = int(int32(binary.NativeEndian.Uint32(data[16:])))
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_ORIGDSTADDR && len(data) >= unix.SizeofSockaddrInet4:
+			f.target = netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[4:8])), binary.BigEndian.Uint16(data[2:]))
+		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_ORIGDSTADDR && len(data) >= unix.SizeofSockaddrInet6:
+			f.target = netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[8:24])), binary.BigEndian.Uint16(data[2:]))
 		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
 			f.drops, f.saysDrops = binary.NativeEndian.Uint32(data), true
 		}

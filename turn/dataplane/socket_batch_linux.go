@@ -169,30 +169,28 @@ func (s *sender) add(q *queue, data []byte) *item {
 
 func (s *sender) full() bool { return s.used == len(s.items) }
 
-// send sends a queue from one socket and empties it. It returns how many datagrams the system did not take.
-func (s *sender) send(fd int, q *queue) (lost int) {
-	first := q.head
-	single := q.count == 1
+// take empties a queue and returns the index + 1 of its first item, and whether that is its only one.
+func (q *queue) take() (first int32, single bool) {
+	first, single = q.head, q.count == 1
 	*q = queue{}
-	if it := &s.items[first-1]; single && it.ctlLen == 0 { // sendto is cheaper than sendmmsg by its copies of headers
-		for {
-			_, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(it.iov.Base)), uintptr(it.iov.Len), 0,
-				uintptr(unsafe.Pointer(&it.name)), uintptr(it.nameLen))
-			if errno == unix.EINTR {
-				continue
-			}
-			if errno != 0 {
-				return 1
-			}
-			return 0
-		}
-	}
-	return s.sendAll(fd, s.hdrs[:s.gather(first)])
+	return first, single
 }
 
-// gather lays the items of a queue out for sendmmsg. Neighbours of the same size, or with the last one shorter, to the same
-// address become one message that the kernel cuts.
-func (s *sender) gather(first int32) (msgs int) {
+// send sends a queue from one UDP socket and empties it. It returns how many datagrams the system did not take.
+func (s *sender) send(fd int, q *queue) (lost int) {
+	first, single := q.take()
+	if it := &s.items[first-1]; single && it.ctlLen == 0 { // sendto is cheaper than sendmmsg by its copies of headers
+		if sendto(fd, it.data(), &it.name, it.nameLen) != 0 {
+			return 1
+		}
+		return 0
+	}
+	return s.sendAll(fd, s.hdrs[:s.gather(first, s.segments)], s.sendSingly)
+}
+
+// gather lays the items of a queue out for sendmmsg. If runs are allowed, neighbours of the same size, or with the last one shorter, to the
+// same address become one message that the kernel cuts.
+func (s *sender) gather(first int32, runs bool) (msgs int) {
 	iovs := 0
 	var run *item // the first of the run that the last message is
 	var size, total, count int
@@ -229,12 +227,14 @@ func (s *sender) gather(first int32) (msgs int) {
 			h.SetControllen(int(it.ctlLen))
 		}
 		run, size, total, count = it, n, n, 1
-		open = s.segments && n > 0 && n <= s.longestRun
+		open = runs && n > 0 && n <= s.longestRun
 	}
 	return msgs
 }
 
-func (s *sender) sendAll(fd int, hdrs []mmsghdr) (lost int) {
+// sendAll sends messages with as few system calls as possible. refused is given a message that the system did not take, and returns how
+// many datagrams are lost.
+func (s *sender) sendAll(fd int, hdrs []mmsghdr, refused func(fd int, m *unix.Msghdr, why syscall.Errno) (lost int)) (lost int) {
 	for len(hdrs) > 0 {
 		n, errno := sendmmsg(fd, hdrs)
 		switch {
@@ -247,11 +247,7 @@ func (s *sender) sendAll(fd int, hdrs []mmsghdr) (lost int) {
 			}
 			return lost
 		default:
-			if hdrs[0].hdr.Iovlen > 1 {
-				lost += s.sendSingly(fd, &hdrs[0].hdr, errno)
-			} else {
-				lost++
-			}
+			lost += refused(fd, &hdrs[0].hdr, errno)
 			hdrs = hdrs[1:]
 		}
 	}
@@ -260,6 +256,9 @@ func (s *sender) sendAll(fd int, hdrs []mmsghdr) (lost int) {
 
 // sendSingly sends the datagrams of a run that the system would not take as one.
 func (s *sender) sendSingly(fd int, run *unix.Msghdr, why syscall.Errno) (lost int) {
+	if run.Iovlen == 1 {
+		return 1
+	}
 	iovs := unsafe.Slice(run.Iov, int(run.Iovlen))
 	h := mmsghdr{hdr: *run}
 	h.hdr.SetIovlen(1)
@@ -286,6 +285,16 @@ func (s *sender) sendSingly(fd int, run *unix.Msghdr, why syscall.Errno) (lost i
 }
 
 // The sockets do not block, so that the scheduler need not know of these calls: it would cost 100 ns for each.
+
+func sendto(fd int, b []byte, to *sockaddr, toLen uint32) syscall.Errno {
+	for {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), unix.MSG_DONTWAIT,
+			uintptr(unsafe.Pointer(to)), uintptr(toLen))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
 
 func recvmmsg(fd int, hdrs []mmsghdr) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(hdrs))), uintptr(len(hdrs)),

@@ -165,7 +165,7 @@ func (b *bench) cpu(tb testing.TB) time.Duration {
 // what arrives.
 func (b *bench) burst(tb testing.TB, from, to []int, msgs [][]byte, count int) {
 	c := &call{f: b.hold, done: make(chan struct{})}
-	if err := b.server.engine.(*socketEngine).all[0].box.ask(c); err != nil {
+	if err := b.server.engine.(*threadEngine).all[0].box.ask(c); err != nil {
 		tb.Fatal(err)
 	}
 	<-b.held

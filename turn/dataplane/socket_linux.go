@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,7 @@ import (
 	"github.com/stilenet/stile/turn"
 )
 
-// socketEngine is the engine of Linux: a thread for each shard, which has its own sockets of every listener, its own
+// threadEngine is the socket and the kernel engine: a thread for each shard, which has its own sockets of every listener, its own
 // epoll and its own core.
 //
 //	          ┌ shard 0 ───────────────────────────────────────────────┐
@@ -27,20 +26,22 @@ import (
 //
 // The kernel picks a client's shard by its address and port, and the relayed ports of the client are the shard's, so
 // that no packet crosses shards but those between two clients.
-type socketEngine struct {
+type threadEngine struct {
 	cfg     *Config
+	kernel  *kernel // nil: the socket engine
 	all     []*shard
 	streams streamCount
 	started atomic.Bool
 }
 
-func openSocket(_ context.Context, cfg *Config, ledger *turn.Ledger) (_ engine, err error) {
-	n := cfg.Shards
-	if n <= 0 {
-		n = runtime.GOMAXPROCS(0)
-	}
+func openSocket(ctx context.Context, cfg *Config, ledger *turn.Ledger) (engine, error) {
 	growDescriptors(cfg)
-	e := &socketEngine{cfg: cfg, all: make([]*shard, n)}
+	return openThreads(ctx, cfg, ledger, nil)
+}
+
+func openThreads(_ context.Context, cfg *Config, ledger *turn.Ledger, k *kernel) (_ engine, err error) {
+	n := shardCount(cfg)
+	e := &threadEngine{cfg: cfg, kernel: k, all: make([]*shard, n)}
 	e.streams = streamCount{clients: make(map[netip.Addr]int), max: cfg.Streams, perClient: cfg.StreamsPerClient}
 	defer func() {
 		if err != nil {
@@ -81,7 +82,7 @@ func growDescriptors(cfg *Config) {
 }
 
 // listen opens a listener for all shards. A port of 0 becomes the one that the system gave to the first.
-func (e *socketEngine) listen(l *Listener, index int) error {
+func (e *threadEngine) listen(l *Listener, index int) error {
 	if l.Network != "udp" && l.Network != "tcp" {
 		return fmt.Errorf("turn.listen: %v: the network must be udp or tcp", l)
 	}
@@ -104,16 +105,19 @@ func (e *socketEngine) listen(l *Listener, index int) error {
 }
 
 // close closes an engine that does not run.
-func (e *socketEngine) close() {
+func (e *threadEngine) close() {
 	for _, s := range e.all {
 		if s != nil {
 			s.close()
 			s.box.close()
 		}
 	}
+	if e.kernel != nil {
+		e.kernel.close()
+	}
 }
 
-func (e *socketEngine) serve(ctx context.Context) error {
+func (e *threadEngine) serve(ctx context.Context) error {
 	if !e.started.CompareAndSwap(false, true) {
 		if ctx.Err() != nil {
 			return nil
@@ -133,10 +137,13 @@ func (e *socketEngine) serve(ctx context.Context) error {
 	for _, s := range e.all {
 		s.box.close()
 	}
+	if e.kernel != nil {
+		e.kernel.close()
+	}
 	return nil
 }
 
-func (e *socketEngine) do(ctx context.Context, shard int, f func(time.Time, *turn.Core)) error {
+func (e *threadEngine) do(ctx context.Context, shard int, f func(time.Time, *turn.Core)) error {
 	c := &call{f: f, done: make(chan struct{})}
 	if err := e.all[shard].box.ask(c); err != nil {
 		return err
@@ -153,9 +160,9 @@ func (e *socketEngine) do(ctx context.Context, shard int, f func(time.Time, *tur
 	}
 }
 
-func (e *socketEngine) shards() int { return len(e.all) }
+func (e *threadEngine) shards() int { return len(e.all) }
 
-func (e *socketEngine) addStats(s *Stats) {
+func (e *threadEngine) addStats(s *Stats) {
 	s.Streams += e.streams.now()
 	for _, x := range e.all {
 		c := &x.counters

@@ -100,7 +100,7 @@ func descriptors(t testing.TB) []string {
 
 func (s *Server) address(i int) string { return s.cfg.Listeners[i].Address.String() }
 
-func (s *Server) shard(i int) *shard { return s.engine.(*socketEngine).all[i] }
+func (s *Server) shard(i int) *shard { return s.engine.(*threadEngine).all[i] }
 
 // on runs f on the thread of a shard.
 func (s *Server) on(t testing.TB, shard int, f func(*shard)) {

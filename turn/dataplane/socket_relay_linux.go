@@ -22,8 +22,13 @@ type relay struct {
 	queued     bool // in the list of what is ready
 }
 
-// OpenRelay implements turn.Opener.
-func (s *shard) OpenRelay(allocation uint32, local netip.AddrPort) error {
+// relaySockets is the relayed ports of a shard of the socket engine: a socket for each.
+type relaySockets struct {
+	*shard
+	relays []relay // by allocation
+}
+
+func (s *relaySockets) open(allocation uint32, local netip.AddrPort) error {
 	for int(allocation) >= len(s.relays) {
 		s.relays = append(s.relays, relay{})
 	}
@@ -67,8 +72,8 @@ func openError(local netip.AddrPort, err error) error {
 	return fmt.Errorf("dataplane: open the relayed port %v: %w%s", local, err, remedy)
 }
 
-// CloseRelay implements turn.Opener. What the core has left for the port before this packet is sent.
-func (s *shard) CloseRelay(allocation uint32) {
+// shut closes a socket. What the core has left for the port before this packet is sent.
+func (s *relaySockets) shut(allocation uint32) {
 	r := &s.relays[allocation]
 	if !r.open {
 		panic("BUG: dataplane: the allocation has no relayed port")
@@ -80,10 +85,35 @@ func (s *shard) CloseRelay(allocation uint32) {
 	r.open = false
 }
 
-// receiveRelay takes a batch from a relayed port.
-func (s *shard) receiveRelay(allocation, generation uint32) {
+func (s *relaySockets) note(t tag) {
+	if r := &s.relays[t.index()]; r.open && r.generation == t.generation() {
+		s.again(&r.queued, t)
+	}
+}
+
+func (s *relaySockets) queue(o *turn.Output) {
+	r := &s.relays[o.Allocation]
+	if !r.open {
+		panic("BUG: dataplane: an output of a relayed port that is closed")
+	}
+	it := s.tx.add(&r.queue, o.Data)
+	it.nameLen = it.name.put(o.Peer, r.inet6, 0)
+	if r.count == 1 {
+		s.touched = append(s.touched, makeTag(tagRelay, r.generation, o.Allocation))
+	}
+}
+
+func (s *relaySockets) send(t tag) {
+	if r := &s.relays[t.index()]; r.count > 0 { // else it was closed
+		s.lost(s.tx.send(int(r.fd), &r.queue))
+	}
+}
+
+// receive takes a batch from a relayed port.
+func (s *relaySockets) receive(t tag) {
+	allocation := t.index()
 	r := &s.relays[allocation]
-	if !r.open || r.generation != generation {
+	if !r.open || r.generation != t.generation() {
 		return
 	}
 	r.queued = false
@@ -101,12 +131,11 @@ func (s *shard) receiveRelay(allocation, generation uint32) {
 	}
 	// Less than asked for is all there was: the next datagram is a new event.
 	if n == limit || errno != 0 && errno != unix.EAGAIN {
-		s.again(&r.queued, makeTag(tagRelay, generation, allocation))
+		s.again(&r.queued, t)
 	}
 }
 
-// closeRelays closes what a core that is no more has left.
-func (s *shard) closeRelays() {
+func (s *relaySockets) shutAll() {
 	for i := range s.relays {
 		r := &s.relays[i]
 		if r.open {
@@ -115,3 +144,5 @@ func (s *shard) closeRelays() {
 		}
 	}
 }
+
+func (s *relaySockets) close() { s.shutAll() }

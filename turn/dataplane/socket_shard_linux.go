@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -32,9 +33,10 @@ const (
 // shard is one thread with its sockets and its core. Only the thread touches it, but for the mailbox and the counters.
 type shard struct {
 	cfg    *Config
-	engine *socketEngine
+	engine *threadEngine
 	number int
 	core   *turn.Core
+	ports  relayPorts
 	box    mailbox
 	stop   atomic.Bool
 
@@ -42,7 +44,6 @@ type shard struct {
 	rx        *receiver
 	tx        *sender
 	listeners []*listener // as the configuration has them
-	relays    []relay     // by allocation
 	streams   streams
 	letters   letters // the spare one
 	calls     []*call // taken from the mailbox
@@ -67,7 +68,27 @@ type shard struct {
 	nextBug time.Time
 }
 
-func newShard(e *socketEngine, number int, ledger *turn.Ledger) (*shard, error) {
+// relayPorts is how the relayed ports of a shard send and receive: what the socket and the kernel engine do not share. Only the
+// shard's thread calls it.
+type relayPorts interface {
+	// open and shut are turn.Opener's OpenRelay and CloseRelay.
+	open(allocation uint32, local netip.AddrPort) error
+	shut(allocation uint32)
+	// note puts the socket of an event into the shard's list of what is ready.
+	note(t tag)
+	// receive takes a batch from a socket of that list.
+	receive(t tag)
+	// queue queues a datagram to a peer.
+	queue(o *turn.Output)
+	// send sends what is queued at a socket that queue has put into the shard's list of what is touched.
+	send(t tag)
+	// shutAll ends what a core that is no more has left.
+	shutAll()
+	// close closes everything.
+	close()
+}
+
+func newShard(e *threadEngine, number int, ledger *turn.Ledger) (*shard, error) {
 	s := &shard{cfg: e.cfg, engine: e, number: number, tx: newSender()}
 	s.streams.scratch = make([]byte, streamScratch)
 	var err error
@@ -80,6 +101,13 @@ func newShard(e *socketEngine, number int, ledger *turn.Ledger) (*shard, error) 
 	}
 	if s.poll, err = newEpoll(); err == nil {
 		err = s.poll.add(s.box.event, unix.EPOLLIN|edge, makeTag(tagMailbox, 0, 0))
+	}
+	switch {
+	case err != nil:
+	case e.kernel != nil:
+		s.ports, err = newKernelPorts(s, e.kernel)
+	default:
+		s.ports = &relaySockets{shard: s}
 	}
 	if err != nil {
 		s.close()
@@ -120,7 +148,9 @@ func (s *shard) run() {
 
 // close closes all descriptors but the mailbox's, which other shards may still use.
 func (s *shard) close() {
-	s.closeRelays()
+	if s.ports != nil {
+		s.ports.close()
+	}
 	s.closeStreams()
 	for _, l := range s.listeners {
 		_ = unix.Close(l.fd)
@@ -172,7 +202,7 @@ func (s *shard) round(events int) {
 		case tagListener:
 			s.receiveListener(t.index())
 		case tagRelay:
-			s.receiveRelay(t.index(), t.generation())
+			s.ports.receive(t)
 		}
 	}
 	s.spare = batch
@@ -203,9 +233,7 @@ func (s *shard) note(t tag, events uint32) {
 		}
 		s.again(&l.queued, t)
 	case tagRelay:
-		if r := &s.relays[i]; r.open && r.generation == t.generation() {
-			s.again(&r.queued, t)
-		}
+		s.ports.note(t)
 	case tagStream:
 		s.streamEvent(i, t.generation(), events)
 	}
@@ -256,15 +284,7 @@ func (s *shard) route() {
 		o := &outs[s.routed]
 		switch o.Kind {
 		case turn.ToPeer:
-			r := &s.relays[o.Allocation]
-			if !r.open {
-				panic("BUG: dataplane: an output of a relayed port that is closed")
-			}
-			it := s.tx.add(&r.queue, o.Data)
-			it.nameLen = it.name.put(o.Peer, r.inet6, 0)
-			if r.count == 1 {
-				s.touched = append(s.touched, makeTag(tagRelay, r.generation, o.Allocation))
-			}
+			s.ports.queue(o)
 		case turn.ToClient:
 			if o.Source.Stream != 0 {
 				s.toStream(o)
@@ -296,9 +316,7 @@ func (s *shard) send() {
 	for _, t := range s.touched {
 		switch i := t.index(); t.kind() {
 		case tagRelay:
-			if r := &s.relays[i]; r.count > 0 { // else it was closed
-				s.lost(s.tx.send(int(r.fd), &r.queue))
-			}
+			s.ports.send(t)
 		case tagListener:
 			l := s.listeners[i]
 			s.lost(s.tx.send(l.fd, &l.queue))
@@ -309,6 +327,12 @@ func (s *shard) send() {
 	s.touched = s.touched[:0]
 	s.tx.used = 0
 }
+
+// OpenRelay and CloseRelay implement turn.Opener.
+func (s *shard) OpenRelay(allocation uint32, local netip.AddrPort) error {
+	return s.ports.open(allocation, local)
+}
+func (s *shard) CloseRelay(allocation uint32) { s.ports.shut(allocation) }
 
 // flush ends a batch: everything is sent, and the buffers are free again.
 func (s *shard) flush() {
@@ -391,7 +415,7 @@ func (s *shard) guarded(f func()) {
 func (s *shard) restart(v any, stack []byte) {
 	s.counters.panics.Add(1)
 	s.now = time.Now()
-	s.closeRelays()
+	s.ports.shutAll()
 	s.closeStreams()
 	s.tx.used, s.routed, s.touched = 0, 0, s.touched[:0]
 	s.rx.reset()
