@@ -58,17 +58,20 @@ func (d *Discovery) Full() bool { return d.Addrs[1].IsValid() && d.Ports[1] != 0
 // leave and where it must go: to remote, but for the port that RESPONSE-PORT asks for. It returns out unchanged when there
 // is no answer to give: m is not a Binding request, or has a FINGERPRINT that is wrong.
 //
-// A success has XOR-MAPPED-ADDRESS, MAPPED-ADDRESS (a client that compares them sees a NAT which rewrites payloads), RESPONSE-ORIGIN, and
-// OTHER-ADDRESS if d is Full. CHANGE-REQUEST for an address or port that is not there is refused with 420 (§6.1), malformed
+// A success has XOR-MAPPED-ADDRESS, MAPPED-ADDRESS (a client that compares them sees a NAT which rewrites payloads), OTHER-ADDRESS if d is
+// Full, and RESPONSE-ORIGIN if d is Full or the request has CHANGE-REQUEST. CHANGE-REQUEST for an address or port that is not there is refused with 420 (§6.1), malformed
 // attributes and PADDING together with RESPONSE-PORT with 400 (§7.6).
 //
 // On the wire, with IP and UDP headers, a reply is at most 2 times its request for IPv4 (48 to 96 bytes) and 2.42 times for IPv6
-// (68 to 164). PADDING is as long as the request's, up to 2048 bytes.
+// (68 to 164); without a second address at most 1.5 times (48 to 72) and 1.85 times (76 to 140). PADDING is as long as the request's, up to 2048 bytes.
 //
 // Respond is pure and allocates nothing when out has room. Out must not be the memory of m.
 //
 // Deviation: §6.1 lets a server with one address refuse every CHANGE-REQUEST; this one changes the port if it has two, because
 // that alone tells whether a filter looks at ports.
+//
+// Deviation: §7.3 wants RESPONSE-ORIGIN in every answer. A server with one address is not one of that section, and would
+// answer IPv6 with more than twice the request.
 //
 // Deviation: §7.6 wants PADDING of a server's own choice of length; a request that a victim's address was put on would be a
 // better amplifier with it.
@@ -102,7 +105,9 @@ func (d *Discovery) Respond(out []byte, m Message, at Corner, remote netip.AddrP
 		b = Begin(out, NewType(Binding, Success), m.TransactionID())
 		b.XORAddress(AttrXORMappedAddress, to)
 		b.Address(AttrMappedAddress, to)
-		b.Address(AttrResponseOrigin, d.At(q.from))
+		if d.Full() || m.Has(AttrChangeRequest) {
+			b.Address(AttrResponseOrigin, d.At(q.from))
+		}
 		if d.Full() {
 			b.Address(AttrOtherAddress, d.At(Corner{1 - at.Addr&1, 1 - at.Port&1}))
 		}

@@ -14,6 +14,7 @@ var (
 	full = stun.Discovery{Addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")}, Ports: [2]uint16{3478, 3479}}
 	flat = stun.Discovery{Addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.1")}, Ports: [2]uint16{3478, 3479}}
 	lone = stun.Discovery{Addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.1")}, Ports: [2]uint16{3478}}
+	six1 = stun.Discovery{Addrs: [2]netip.Addr{netip.MustParseAddr("2001:db8::1")}, Ports: [2]uint16{3478, 3479}}
 	six  = stun.Discovery{Addrs: [2]netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}, Ports: [2]uint16{3478, 3479}}
 )
 
@@ -137,13 +138,13 @@ func TestDiscoveryIsNoAmplifierWorthUsing(t *testing.T) {
 		remote  netip.AddrPort
 		headers int
 		factor  float64
-	}{{&full, remote4, 28, 2}, {&six, remote6, 48, 2.42}} {
+	}{{&full, remote4, 28, 2}, {&six, remote6, 48, 2.42}, {&flat, remote4, 28, 1.5}, {&six1, remote6, 48, 1.85}} {
 		largest := 0.0
 		for kind := range 32 {
 			for n := range 12 {
 				b := stun.Begin(nil, 0x0001, stun.TransactionID{})
 				if kind&1 != 0 {
-					b.Uint32(stun.AttrChangeRequest, 6)
+					b.Uint32(stun.AttrChangeRequest, stun.ChangeRequest(c.d.Full(), true))
 				}
 				if kind&2 != 0 {
 					b.Uint32(stun.AttrResponsePort, stun.ResponsePort(53))

@@ -30,6 +30,10 @@ type Config struct {
 	Opener Opener
 	// RequireAuth says by index of the listener whether requests need credentials. Missing entries need none.
 	RequireAuth []bool
+	// BindingOnly says by index of the listener whether it takes STUN Binding and nothing else. Missing entries take all.
+	BindingOnly []bool
+	// Discovery is the NAT behaviour discovery of IPv4 and of IPv6.
+	Discovery [2]Discovery
 	// Seed makes transaction IDs and session IDs unpredictable, and a run repeatable. It must differ between shards.
 	Seed [32]byte
 }
@@ -386,6 +390,10 @@ func (c *Core) FromClient(now time.Time, src *Source, p Packet) {
 	c.begin(now)
 	c.stats.Read++
 	b := p.bytes()
+	if i := int(src.Listener); i < len(c.cfg.BindingOnly) && c.cfg.BindingOnly[i] {
+		c.fromProbe(src, b)
+		return
+	}
 	if len(b) > 0 && b[0]&0xC0 != 0 {
 		c.fromChannel(src, p)
 		return

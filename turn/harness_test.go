@@ -24,6 +24,9 @@ type setup struct {
 	auth    []bool
 	shards  int
 	foreign []uint16 // ports that another program has
+
+	bindingOnly []bool
+	discovery   [2]Discovery
 }
 
 // server is one or several cores with a ledger, an opener that remembers, and a clock. After every step its tables are checked.
@@ -59,7 +62,7 @@ func newServer(t testing.TB, cfg setup) *server {
 		s.ports = append(s.ports, o)
 		s.cores = append(s.cores, NewCore(s.now, Config{
 			Ledger: s.ledger, Relays: cfg.relays, Rules: s.rules, Shard: i, Shards: cfg.shards, Opener: o,
-			RequireAuth: cfg.auth, Seed: [32]byte{2, byte(i)},
+			RequireAuth: cfg.auth, BindingOnly: cfg.bindingOnly, Discovery: cfg.discovery, Seed: [32]byte{2, byte(i)},
 		}))
 	}
 	return s

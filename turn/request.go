@@ -114,6 +114,10 @@ func known(t stun.AttrType) bool {
 }
 
 func (c *Core) binding(src *Source, m stun.Message, a *allocation) {
+	if d, at := c.discovery(src); d != nil {
+		c.discover(d, at, src, m, a)
+		return
+	}
 	start := len(c.arena)
 	c.arena = stun.RespondMessage(c.arena, m, src.Server, src.Client)
 	if c.emit(src, start, a, len(m.Raw())) {
@@ -193,13 +197,18 @@ func (c *Core) factorOK(src *Source, answer, request int) bool {
 // emit leaves arena[start:] as the answer to src. Over UDP it may be at most twice the request, and an address that
 // has not proved itself gets no more than its prefix's budget.
 func (c *Core) emit(src *Source, start int, a *allocation, request int) bool {
+	if src.Stream == 0 && !c.factorOK(src, len(c.arena)-start, request) {
+		c.arena = c.arena[:start]
+		c.count(DropReplySize)
+		return false
+	}
+	return c.deliver(src, start, a)
+}
+
+// deliver is emit for an answer whose size has been judged.
+func (c *Core) deliver(src *Source, start int, a *allocation) bool {
 	data := c.arena[start:]
 	if src.Stream == 0 {
-		if !c.factorOK(src, len(data), request) {
-			c.arena = c.arena[:start]
-			c.count(DropReplySize)
-			return false
-		}
 		proven := a != nil && a.confirmed
 		if !proven && !c.ledger.replyAllowed(c.clock, src.Client.Addr(), len(data)+wireHeaders(src.Client.Addr()), c.rules.Limits.ReplyBytesPerPrefix) {
 			c.arena = c.arena[:start]

@@ -106,8 +106,12 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	if err != nil {
 		return nil, err
 	}
+	sockets, discovers, err := discovery(cfg, s.host, s.relays, listeners(cfg))
+	if err != nil {
+		return nil, err
+	}
 	plane := dataplane.Config{
-		Engine: kind, Listeners: listeners(cfg), Relays: s.relays, Ports: turn.PortRange(cfg.Turn.Relay.Ports),
+		Engine: kind, Listeners: sockets, Discovery: discovers, Relays: s.relays, Ports: turn.PortRange(cfg.Turn.Relay.Ports),
 		Rules: r, Shards: shards(cfg), StreamsPerClient: cfg.Turn.Limits.TCPConnections, OnEvents: s.onEvents,
 	}
 	// Connections may take a quarter of the descriptors; what they leave bounds the relayed ports.
@@ -120,6 +124,7 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	plane.Engine, _, _ = s.plane.Engine()
 	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	s.page = s.describe(r.Policy, limit)
+	s.page.Discovery = describeDiscovery(cfg, discovers)
 	s.page.Notes = append(append(cfg.Warnings(), warn...), s.page.Notes...)
 	return s, nil
 }
@@ -128,11 +133,11 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 func startError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w: another program has the port: end it, or choose another one in turn.listen", err)
+		return fmt.Errorf("%w: another program has the port: end it, or choose another one there", err)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fmt.Errorf("%w: this user may not open it: choose a port above 1023 in turn.listen, or give the process CAP_NET_BIND_SERVICE", err)
+		return fmt.Errorf("%w: this user may not open it: choose a port above 1023 there, or give the process CAP_NET_BIND_SERVICE", err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w: the address is not one of this machine: correct turn.listen", err)
+		return fmt.Errorf("%w: the address is not one of this machine: correct it there", err)
 	}
 	return err
 }
@@ -315,7 +320,7 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	s.cfg, s.host = next, h
 	old := s.page
 	s.page = &page{
-		Listen: old.Listen, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
+		Listen: old.Listen, Discovery: old.Discovery, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
 		Clients: describeClients(next), Peers: describePeers(next), Notes: append(next.Warnings(), unjudged(r.Policy)...),
 	}
 	words := make([]string, len(changes))

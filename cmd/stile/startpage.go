@@ -14,6 +14,7 @@ import (
 // page is what the administrator is told at the start, and what the admin API repeats.
 type page struct {
 	Listen      string
+	Discovery   string
 	Clients     string
 	Peers       string
 	Relayed     string
@@ -28,6 +29,7 @@ func (p *page) write(w io.Writer, version string) {
 	fmt.Fprintf(w, "stile %s: TURN proxy (draft-ietf-behave-turn-08 and RFC 8656)\n\n", version)
 	for _, row := range [][2]string{
 		{"listens on", p.Listen},
+		{"NAT discovery", p.Discovery},
 		{"clients", p.Clients},
 		{"peers", p.Peers},
 		{"relayed address", p.Relayed},

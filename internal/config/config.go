@@ -22,6 +22,7 @@ import (
 // Config is the whole configuration. Build one with [Load] or [Defaults]; the zero value is not usable. A field's key is its path in lower case.
 type Config struct {
 	Turn   Turn
+	STUN   STUN
 	Admin  Admin
 	Server Server
 	State  State
@@ -90,6 +91,17 @@ type Limits struct {
 	UnansweredPackets    int // turn.limits.unanswered_packets of an allocation in ten minutes to a peer that has not answered; 0: no limit
 	UnansweredBytes      int // turn.limits.unanswered_bytes likewise; 0: no limit
 	UnansweredAllClients int // turn.limits.unanswered_all_clients: all clients together may send a silent peer this many times the two above
+}
+
+// STUN is NAT behaviour discovery (RFC 5780) on the first UDP listener of Turn.Listen.
+type STUN struct {
+	Alternate Alternate
+}
+
+// Alternate is where discovery has its other sockets.
+type Alternate struct {
+	Address RelayAddress // stun.alternate.address; the zero value: none. Auto is never set
+	Port    int          // stun.alternate.port, 0 to 65535; 0: none
 }
 
 // Admin is the administrator's HTTP listener.

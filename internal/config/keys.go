@@ -273,6 +273,24 @@ var keys = []key{
 		func(c *Config) *int { return &c.Turn.Limits.UnansweredBytes }),
 	numberKey("turn.limits.unanswered_all_clients", 4, 1, 10_000, "times the two above, for all clients together", func(c *Config) *int { return &c.Turn.Limits.UnansweredAllClients }),
 
+	{name: "stun.alternate.address", kind: textKind, def: value{""}, usage: "second address for NAT behaviour discovery, or public=local; empty: none", restart: true,
+		set: func(c *Config, v value) *problem {
+			r, pr := parseAlternateAddress(v[0])
+			if pr != nil {
+				return pr
+			}
+			c.STUN.Alternate.Address = r
+			return nil
+		},
+		get: func(c *Config) value {
+			if a := c.STUN.Alternate.Address; a.Local.IsValid() {
+				return value{a.String()}
+			}
+			return value{""}
+		}},
+	numberKey("stun.alternate.port", DefaultAlternatePort, 0, 65535, "second port for NAT behaviour discovery; 0: none",
+		func(c *Config) *int { return &c.STUN.Alternate.Port }).restarts(),
+
 	{name: "admin.listen", kind: textKind, def: value{"127.0.0.1:9478"}, usage: "address of the administrator's listener", restart: true,
 		set: func(c *Config, v value) *problem {
 			ap, pr := parseAdminListen(v[0])

@@ -195,7 +195,8 @@ func configPath(src Source, env map[string]string) string {
 	return env[ConfigVariable]
 }
 
-// serviceVariable matches what Kubernetes and container links set for a service whose name begins with stile. No key ends like this.
+// serviceVariable matches what Kubernetes and container links set for a service whose name begins with stile. A key that ends like
+// this wins: stun.alternate.port does, so no service may be called stile-stun-alternate.
 var serviceVariable = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 
 func parseEnvironment(env map[string]string) (layer, Errors) {

@@ -78,6 +78,8 @@ func (c *Config) Validate() error {
 		fail("turn.limits.per_client", "raise turn.limits.per_client_prefix, or lower this", "%d exceeds turn.limits.per_client_prefix, %d", l.PerClient, l.PerClientPrefix)
 	}
 
+	c.validateAlternate(fail)
+
 	switch tls := c.Admin.TLS; {
 	case tls.Cert == "" && tls.Key != "":
 		fail("admin.tls.key", "set admin.tls.cert as well", "a key without its certificate")
@@ -87,6 +89,41 @@ func (c *Config) Validate() error {
 		fail("admin.listen", "set admin.tls.cert and admin.tls.key, or listen on 127.0.0.1", "%s is not loopback, and the token would cross the network in the clear", c.Admin.Listen)
 	}
 	return errs.or()
+}
+
+// validateAlternate judges stun.alternate beside the listener that it belongs to.
+func (c *Config) validateAlternate(fail func(name, remedy, format string, args ...any)) {
+	first, alternate := c.DiscoveryListener(), c.STUN.Alternate
+	a := alternate.Address.Local
+	switch {
+	case first == nil:
+		if a.IsValid() {
+			fail("stun.alternate.address", "add udp://:3478 to turn.listen, or remove the address", "discovery needs a UDP listener with a port, and turn.listen has none")
+		}
+		return
+	case a.IsValid() && alternate.Port == 0:
+		fail("stun.alternate.address", "set stun.alternate.port, or remove the address", "a second address is of no use without a second port")
+	case a.IsValid() && first.Addr == a:
+		fail("stun.alternate.address", "write another address of this machine", "%s is the address of %s", a, first)
+	case a.IsValid() && first.Addr.IsValid() && !first.Addr.IsUnspecified() && first.Addr.Is4() != a.Is4():
+		fail("stun.alternate.address", "write two IPv4 or two IPv6 addresses", "%s and %s are of two families", a, first)
+	}
+	if alternate.Port == int(first.Port) && c.origins["stun.alternate.port"].Kind != Default {
+		fail("stun.alternate.port", "write another port, or 0 for none", "%d is the port of %s", alternate.Port, first)
+	}
+}
+
+// DiscoveryListener returns the listener that answers NAT behaviour discovery: the first UDP one, unless the system chooses its port. Nil: none does.
+func (c *Config) DiscoveryListener() *ListenURL {
+	for i := range c.Turn.Listen {
+		if l := &c.Turn.Listen[i]; l.Network == "udp" {
+			if l.Port == 0 {
+				return nil
+			}
+			return l
+		}
+	}
+	return nil
 }
 
 // warn collects what is allowed but deserves a line at the start. path is the configuration file, or "".

@@ -80,6 +80,9 @@ const (
 // DefaultTURNPort is the port of a listener that names none.
 const DefaultTURNPort = 3478
 
+// DefaultAlternatePort is the second port of NAT behaviour discovery, as RFC 5780 §9 registers it.
+const DefaultAlternatePort = 3479
+
 // ListenURL is a listener.
 type ListenURL struct {
 	Network string     // udp or tcp
@@ -215,6 +218,21 @@ func parseRelayAddress(s string) (RelayAddress, *problem) {
 		return r, bad("write two IPv4 or two IPv6 addresses", "%q pairs two families", s)
 	}
 	return r, nil
+}
+
+// parseAlternateAddress reads stun.alternate.address; "" is none.
+func parseAlternateAddress(s string) (RelayAddress, *problem) {
+	if s == "" {
+		return RelayAddress{}, nil
+	}
+	r, pr := parseRelayAddress(s)
+	if pr == nil && r.Auto {
+		pr = bad("", "auto cannot choose a second address")
+	}
+	if pr != nil {
+		pr.remedy = "write another address of this machine, or public=local; or nothing"
+	}
+	return r, pr
 }
 
 func parsePrefix(s string) (netip.Prefix, *problem) {

@@ -49,9 +49,18 @@ type Listener struct {
 	Network     string         // "udp" or "tcp"
 	Address     netip.AddrPort // an unspecified IPv6 address takes IPv4 as well
 	RequireAuth bool           // requests need long-term credentials
+	BindingOnly bool           // takes STUN Binding and nothing else
 }
 
 func (l Listener) String() string { return l.Network + "://" + l.Address.String() }
+
+// key is what an administrator looks for when the listener cannot be opened.
+func (l Listener) key() string {
+	if l.BindingOnly {
+		return "stun.alternate"
+	}
+	return "turn.listen"
+}
 
 // Config is what a Server is made of.
 type Config struct {
@@ -60,7 +69,8 @@ type Config struct {
 	Relays    []turn.RelayAddress // at least one
 	Ports     turn.PortRange
 	Rules     *turn.Rules
-	Shards    int // socket engine; zero: one for each processor that the process may use
+	Discovery [2]turn.Discovery // of IPv4 and IPv6, by index of Listeners
+	Shards    int               // socket engine; zero: one for each processor that the process may use
 
 	// Streams and StreamsPerClient bound the TCP connections, all together and for one client address. Zero: no limit.
 	Streams, StreamsPerClient int

@@ -76,17 +76,17 @@ func openPlain(ctx context.Context, cfg *Config, ledger *turn.Ledger) (_ engine,
 		switch l.Network {
 		case "udp":
 			if err := p.openUDP(ctx, i, l.Address); err != nil {
-				return nil, fmt.Errorf("turn.listen: %v: %w", l, err)
+				return nil, fmt.Errorf("%s: %v: %w", l.key(), l, err)
 			}
 		case "tcp":
 			conn, err := p.listen(ctx, l.Address)
 			if err != nil {
-				return nil, fmt.Errorf("turn.listen: %v: %w", l, err)
+				return nil, fmt.Errorf("%s: %v: %w", l.key(), l, err)
 			}
 			p.tcp = append(p.tcp, conn)
 			p.tcpIndex = append(p.tcpIndex, i)
 		default:
-			return nil, fmt.Errorf("turn.listen: %v: the network must be udp or tcp", l)
+			return nil, fmt.Errorf("%s: %v: the network must be udp or tcp", l.key(), l)
 		}
 	}
 	p.core = turn.NewCore(time.Now(), coreConfig(cfg, ledger, 0, 1, p))

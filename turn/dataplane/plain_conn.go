@@ -16,10 +16,10 @@ type packetConn interface {
 	Close() error
 }
 
-// newPacketConn asks a wildcard socket of the system for the addresses; any other socket has one, or is asked itself.
+// newPacketConn asks a wildcard socket of the system for the addresses; any other socket has one, or, simulated, is asked itself.
 func newPacketConn(conn net.PacketConn) packetConn {
-	if c, ok := conn.(packetConn); ok {
-		return c
+	if c, ok := conn.(simulatedConn); ok {
+		return simulated{c}
 	}
 	udp, ok := conn.(*net.UDPConn)
 	if !ok || !addrPort(udp.LocalAddr()).Addr().IsUnspecified() {
@@ -49,6 +49,26 @@ func (c oneAddress) ReadFromTo(b []byte) (n int, local netip.Addr, ifIndex int, 
 
 func (c oneAddress) WriteFrom(b []byte, _ netip.Addr, to netip.AddrPort) error {
 	_, err := writeTo(c.PacketConn, b, to)
+	return err
+}
+
+// simulatedConn is what a socket of the simulator has for this.
+type simulatedConn interface {
+	ReadFromTo(b []byte) (n int, from, to netip.AddrPort, err error)
+	WriteFromTo(b []byte, from netip.Addr, to netip.AddrPort) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+}
+
+type simulated struct{ simulatedConn }
+
+func (c simulated) ReadFromTo(b []byte) (n int, local netip.Addr, ifIndex int, from netip.AddrPort, err error) {
+	n, from, to, err := c.simulatedConn.ReadFromTo(b)
+	return n, to.Addr(), 0, from, err
+}
+
+func (c simulated) WriteFrom(b []byte, local netip.Addr, to netip.AddrPort) error {
+	_, err := c.WriteFromTo(b, local, to)
 	return err
 }
 

@@ -56,12 +56,13 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 func coreConfig(cfg *Config, ledger *turn.Ledger, shard, shards int, opener turn.Opener) turn.Config {
 	seed := cfg.Seed
 	binary.BigEndian.PutUint16(seed[30:], binary.BigEndian.Uint16(seed[30:])+uint16(shard)+1)
-	auth := make([]bool, len(cfg.Listeners))
+	auth, probes := make([]bool, len(cfg.Listeners)), make([]bool, len(cfg.Listeners))
 	for i, l := range cfg.Listeners {
-		auth[i] = l.RequireAuth
+		auth[i], probes[i] = l.RequireAuth, l.BindingOnly
 	}
 	return turn.Config{
-		Ledger: ledger, Relays: cfg.Relays, Rules: cfg.Rules, Shard: shard, Shards: shards, Opener: opener, RequireAuth: auth, Seed: seed,
+		Ledger: ledger, Relays: cfg.Relays, Rules: cfg.Rules, Shard: shard, Shards: shards, Opener: opener, RequireAuth: auth, BindingOnly: probes,
+		Discovery: cfg.Discovery, Seed: seed,
 	}
 }
 

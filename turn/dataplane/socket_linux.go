@@ -84,7 +84,7 @@ func growDescriptors(cfg *Config) {
 // listen opens a listener for all shards. A port of 0 becomes the one that the system gave to the first.
 func (e *threadEngine) listen(l *Listener, index int) error {
 	if l.Network != "udp" && l.Network != "tcp" {
-		return fmt.Errorf("turn.listen: %v: the network must be udp or tcp", l)
+		return fmt.Errorf("%s: %v: the network must be udp or tcp", l.key(), l)
 	}
 	if len(e.all) > 1 && l.Address.Port() != 0 {
 		if err := exclusive(*l, index); err != nil {

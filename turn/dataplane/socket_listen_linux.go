@@ -130,7 +130,7 @@ func listenError(l Listener, err error) error {
 	case errors.Is(err, unix.EACCES):
 		remedy = ": a port below 1024 needs root or CAP_NET_BIND_SERVICE"
 	}
-	return fmt.Errorf("turn.listen: %v: %w%s", l, err, remedy)
+	return fmt.Errorf("%s: %v: %w%s", l.key(), l, err, remedy)
 }
 
 // receiveListener takes a batch from a UDP listener.
