@@ -1,9 +1,6 @@
 package rtmfp
 
-import (
-	"net/netip"
-	"time"
-)
+import "net/netip"
 
 // EventKind says what happened.
 type EventKind uint8
@@ -18,7 +15,6 @@ const (
 	EventSessionClosing           // left S_OPEN: Reason. All its flows are aborted, without further events
 	EventSessionClosed            // S_CLOSED after EventSessionClosing; the endpoint has forgotten it
 	EventAddressChanged           // the far end has moved: Session.FarAddress
-	EventPath                     // the far end answers by Path: RTT; only with Config.ManualPaths
 	EventFlowOpen                 // the far end opened Receive, which is RF_OPEN
 	EventMessage                  // Receive delivers Data; Sequence, Lost
 	EventFlowComplete             // Receive has delivered everything; Lost if not every message
@@ -30,7 +26,7 @@ const (
 
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "hello", "keying", "session-open", "session-failed", "session-closing", "session-closed", "address-changed",
-		"path", "flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
+		"flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -51,8 +47,6 @@ type Event struct {
 	Data     []byte
 	Sequence uint64 // of the first fragment of the message
 	Code     uint64
-	Path     Candidate
-	RTT      time.Duration
 }
 
 // Reason says why a session ended.

@@ -1,6 +1,8 @@
 package rtmfp
 
 import (
+	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -93,14 +95,10 @@ type Session struct {
 	keepalive  time.Duration
 	pingAt     instant // the next ping; never if none
 	received   instant // the last packet from the far end
-	pathHeard  instant // the last packet that came from DESTADDR
 	unanswered instant // since when it owes an answer; never if it does not
 	idleSince  instant // since when there are no flows; never if there are
 
-	rtt   rtt
-	sent  uint64      // fragments
-	lost  uint64      // of these, taken for lost
-	tried []Candidate // while it was opening, with Config.ManualPaths
+	rtt rtt
 }
 
 // mobility verifies an address change (§3.5.4.2).
@@ -206,7 +204,7 @@ func (s *Session) opened() {
 	if e.byIdentity[s.canonical] == nil {
 		e.byIdentity[s.canonical] = s
 	}
-	s.received, s.pathHeard, s.idleSince, s.openedStamp = e.now, e.now, e.now, e.cookieClock()
+	s.received, s.idleSince, s.openedStamp = e.now, e.now, e.cookieClock()
 	if s.role == RoleInitiator {
 		s.confirmed = true // it answered with a component that combines
 		s.schedulePing()
@@ -330,9 +328,6 @@ func (s *Session) receive(from path, packet []byte) Disposition {
 	}
 	e := s.e
 	s.received, s.unanswered, s.pinging = e.now, never, false
-	if from == s.far {
-		s.pathHeard = e.now
-	}
 	if !s.confirmed {
 		s.confirm()
 	}
@@ -374,7 +369,7 @@ func (s *Session) receive(from path, packet []byte) Disposition {
 		case ChunkBufferProbe:
 			s.receiveProbe(payload)
 		case ChunkPing:
-			s.answerPing(from, payload)
+			s.queueControl(AppendChunk(nil, ChunkPingReply, payload)) // one that is too long is not answered
 		case ChunkPingReply:
 			s.receivePingReply(from, payload)
 		case ChunkFIHello:
@@ -419,25 +414,8 @@ func (s *Session) receiveClosing(chunks []byte) Disposition {
 	return d
 }
 
-// answerPing answers a ping; one that is too long is not answered. Deviation: one that came by another path than DESTADDR is
-// answered by that path, if it is authentic: an endpoint with several sockets could otherwise never prove that it is reached.
-func (s *Session) answerPing(from path, message []byte) {
-	reply := AppendChunk(nil, ChunkPingReply, message)
-	if from == s.far || !s.keys.Authenticated() || len(reply) > s.maxPlain()-maxHeaderSize || !s.e.cfg.Interfaces[from.iface].reaches(from.addr) {
-		s.queueControl(reply)
-		return
-	}
-	s.sendControl(from, reply)
-}
-
 func (s *Session) receivePingReply(from path, message []byte) {
 	m := s.mobility
-	if s.e.cfg.ManualPaths && s.keys.Authenticated() {
-		if at, ok := s.answersCheck(from, message); ok {
-			s.pathAnswered(from, s.e.now.sub(at))
-			return
-		}
-	}
 	if m == nil || from == s.far {
 		return
 	}
@@ -450,17 +428,17 @@ func (s *Session) receivePingReply(from path, message []byte) {
 		// move. Theirs is taken if it is authentic and comes from where a check was sent within a second, by the cipher
 		// not a copy of an older one. An attacker on the path could make us send to an address that it can spoof.
 		if from == m.to && s.e.now.sub(m.tx) <= mobilityInterval {
-			if s.e.cfg.ManualPaths {
-				s.pathAnswered(from, s.e.now.sub(m.tx))
-				return
-			}
 			s.e.counters.MovedEmpty++
 			s.move(from)
 		}
 		return
 	}
-	at, ok := s.answersCheck(from, message)
-	if !ok || at <= m.rx {
+	const size = 1 + 8
+	if len(message) != size+16 || message[0] != 'M' {
+		return
+	}
+	at := instant(binary.BigEndian.Uint64(message[1:]))
+	if at > s.e.now || s.e.now.sub(at) > mobilityLifetime || at <= m.rx || !bytes.Equal(message[size:], s.e.mobilityMAC(s.id, message[:size], from)) {
 		return
 	}
 	m.rx = at
@@ -498,7 +476,9 @@ func (s *Session) checkMobility(from path) {
 		return
 	}
 	m.tx, m.to = s.e.now, from
-	s.sendCheck(from)
+	message := binary.BigEndian.AppendUint64([]byte{'M'}, uint64(s.e.now))
+	message = append(message, s.e.mobilityMAC(s.id, message, from)...)
+	s.sendControl(from, AppendChunk(nil, ChunkPing, message))
 }
 
 // beginPacket begins a plain packet with its header. Callers add the time critical flags when they know them.
