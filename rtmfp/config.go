@@ -72,6 +72,8 @@ type Config struct {
 	Interfaces []Interface
 	// ForwardedHello says what an FIHello that selects this endpoint is answered with.
 	ForwardedHello ForwardedHello
+	// ManualPaths leaves it to the user where packets of a session go; see Session.Move.
+	ManualPaths bool
 	// DeferKeying gives the expensive half of a key negotiation to the user as EventKeying, to be run elsewhere.
 	DeferKeying bool
 	// CookieKey makes cookies. Zero means a random one. Endpoints that share an address must share it.

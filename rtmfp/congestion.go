@@ -109,6 +109,7 @@ func (t *transfer) afterPacket(s *Session, data bool) {
 			next := f.next
 			t.anyNAKs = true
 			if f.naks++; f.naks >= lossNAKs {
+				s.lost++
 				t.anyLoss = true
 				s.e.counters.Lost++
 				t.unflight(f)
@@ -165,6 +166,7 @@ func (t *transfer) expire(s *Session) {
 	for f := t.first; f != nil; {
 		next := f.next
 		s.e.counters.TimedOut++
+		s.lost++
 		t.unflight(f)
 		f.flow.lost(f)
 		f = next

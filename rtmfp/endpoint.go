@@ -438,5 +438,6 @@ func (e *Endpoint) mobilityMAC(session uint32, message []byte, to path) []byte {
 	mac.Write(message)
 	ip := to.addr.Addr().As16()
 	mac.Write(binary.BigEndian.AppendUint16(ip[:], to.addr.Port()))
+	mac.Write(binary.BigEndian.AppendUint32(nil, uint32(to.iface)))
 	return mac.Sum(nil)[:16]
 }

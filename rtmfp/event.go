@@ -1,6 +1,9 @@
 package rtmfp
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // EventKind says what happened.
 type EventKind uint8
@@ -15,6 +18,7 @@ const (
 	EventSessionClosing           // left S_OPEN: Reason. All its flows are aborted, without further events
 	EventSessionClosed            // S_CLOSED after EventSessionClosing; the endpoint has forgotten it
 	EventAddressChanged           // the far end has moved: Session.FarAddress
+	EventPath                     // the far end answers by Path: RTT; only with Config.ManualPaths
 	EventFlowOpen                 // the far end opened Receive, which is RF_OPEN
 	EventMessage                  // Receive delivers Data; Sequence, Lost
 	EventFlowComplete             // Receive has delivered everything; Lost if not every message
@@ -26,7 +30,7 @@ const (
 
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "hello", "keying", "session-open", "session-failed", "session-closing", "session-closed", "address-changed",
-		"flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
+		"path", "flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -47,6 +51,8 @@ type Event struct {
 	Data     []byte
 	Sequence uint64 // of the first fragment of the message
 	Code     uint64
+	Path     Candidate
+	RTT      time.Duration
 }
 
 // Reason says why a session ended.

@@ -646,6 +646,7 @@ func (s *Session) appendUserData(p []byte, limit int) (out []byte, timeCritical 
 				return p[:begin], timeCritical
 			}
 			t.flight(x, len(p)-begin)
+			s.sent++
 			x.sends++
 			x.sentAbn = x.abandoned
 			if x.message != nil {

@@ -1,8 +1,6 @@
 package rtmfp
 
 import (
-	"bytes"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -95,10 +93,14 @@ type Session struct {
 	keepalive  time.Duration
 	pingAt     instant // the next ping; never if none
 	received   instant // the last packet from the far end
+	pathHeard  instant // the last packet that came from DESTADDR
 	unanswered instant // since when it owes an answer; never if it does not
 	idleSince  instant // since when there are no flows; never if there are
 
-	rtt rtt
+	rtt   rtt
+	sent  uint64      // fragments
+	lost  uint64      // of these, taken for lost
+	tried []Candidate // while it was opening, with Config.ManualPaths
 }
 
 // mobility verifies an address change (§3.5.4.2).
@@ -153,6 +155,23 @@ func (s *Session) ReceiveFlows() []*ReceiveFlow { return s.recv }
 // SendFlows returns the sending flows in any state. The slice must not be changed.
 func (s *Session) SendFlows() []*SendFlow { return s.send }
 
+// Ping asks the far end for a sign of life with the next Flush, unless it owes one already. LastReceived and Unanswered tell
+// whether it came.
+func (s *Session) Ping(now time.Time) {
+	s.e.clock(now)
+	if s.state == StateOpen && s.unanswered == never {
+		s.ping()
+	}
+}
+
+// Unanswered reports since when the far end owes an answer to a ping, to data or to a buffer probe. ok is false if it does not.
+func (s *Session) Unanswered() (since time.Time, ok bool) {
+	if s.unanswered == never {
+		return time.Time{}, false
+	}
+	return s.e.epoch.Add(time.Duration(s.unanswered)), true
+}
+
 // SetKeepalive changes after how much silence of the far end it is pinged; 0 means never.
 func (s *Session) SetKeepalive(now time.Time, period time.Duration) {
 	s.e.clock(now)
@@ -204,7 +223,7 @@ func (s *Session) opened() {
 	if e.byIdentity[s.canonical] == nil {
 		e.byIdentity[s.canonical] = s
 	}
-	s.received, s.idleSince, s.openedStamp = e.now, e.now, e.cookieClock()
+	s.received, s.pathHeard, s.idleSince, s.openedStamp = e.now, e.now, e.now, e.cookieClock()
 	if s.role == RoleInitiator {
 		s.confirmed = true // it answered with a component that combines
 		s.schedulePing()
@@ -328,6 +347,9 @@ func (s *Session) receive(from path, packet []byte) Disposition {
 	}
 	e := s.e
 	s.received, s.unanswered, s.pinging = e.now, never, false
+	if from == s.far {
+		s.pathHeard = e.now
+	}
 	if !s.confirmed {
 		s.confirm()
 	}
@@ -369,7 +391,7 @@ func (s *Session) receive(from path, packet []byte) Disposition {
 		case ChunkBufferProbe:
 			s.receiveProbe(payload)
 		case ChunkPing:
-			s.queueControl(AppendChunk(nil, ChunkPingReply, payload)) // one that is too long is not answered
+			s.answerPing(from, payload)
 		case ChunkPingReply:
 			s.receivePingReply(from, payload)
 		case ChunkFIHello:
@@ -414,8 +436,25 @@ func (s *Session) receiveClosing(chunks []byte) Disposition {
 	return d
 }
 
+// answerPing answers a ping; one that is too long is not answered. Deviation: one that came by another path than DESTADDR is
+// answered by that path, if it is authentic: an endpoint with several sockets could otherwise never prove that it is reached.
+func (s *Session) answerPing(from path, message []byte) {
+	reply := AppendChunk(nil, ChunkPingReply, message)
+	if from == s.far || !s.keys.Authenticated() || len(reply) > s.maxPlain()-maxHeaderSize || !s.e.cfg.Interfaces[from.iface].reaches(from.addr) {
+		s.queueControl(reply)
+		return
+	}
+	s.sendControl(from, reply)
+}
+
 func (s *Session) receivePingReply(from path, message []byte) {
 	m := s.mobility
+	if s.e.cfg.ManualPaths && s.keys.Authenticated() {
+		if at, ok := s.answersCheck(from, message); ok {
+			s.pathAnswered(from, s.e.now.sub(at))
+			return
+		}
+	}
 	if m == nil || from == s.far {
 		return
 	}
@@ -428,17 +467,17 @@ func (s *Session) receivePingReply(from path, message []byte) {
 		// move. Theirs is taken if it is authentic and comes from where a check was sent within a second, by the cipher
 		// not a copy of an older one. An attacker on the path could make us send to an address that it can spoof.
 		if from == m.to && s.e.now.sub(m.tx) <= mobilityInterval {
+			if s.e.cfg.ManualPaths {
+				s.pathAnswered(from, s.e.now.sub(m.tx))
+				return
+			}
 			s.e.counters.MovedEmpty++
 			s.move(from)
 		}
 		return
 	}
-	const size = 1 + 8
-	if len(message) != size+16 || message[0] != 'M' {
-		return
-	}
-	at := instant(binary.BigEndian.Uint64(message[1:]))
-	if at > s.e.now || s.e.now.sub(at) > mobilityLifetime || at <= m.rx || !bytes.Equal(message[size:], s.e.mobilityMAC(s.id, message[:size], from)) {
+	at, ok := s.answersCheck(from, message)
+	if !ok || at <= m.rx {
 		return
 	}
 	m.rx = at
@@ -476,9 +515,7 @@ func (s *Session) checkMobility(from path) {
 		return
 	}
 	m.tx, m.to = s.e.now, from
-	message := binary.BigEndian.AppendUint64([]byte{'M'}, uint64(s.e.now))
-	message = append(message, s.e.mobilityMAC(s.id, message, from)...)
-	s.sendControl(from, AppendChunk(nil, ChunkPing, message))
+	s.sendCheck(from)
 }
 
 // beginPacket begins a plain packet with its header. Callers add the time critical flags when they know them.
@@ -533,18 +570,24 @@ func (s *Session) tickOpen() {
 		return
 	}
 	if s.pingAt <= e.now {
-		if s.pinging {
-			s.rtt.backoff() // the last ping is unanswered (§3.5.4.1)
-		}
-		s.queueControl(AppendChunk(nil, ChunkPing, nil))
-		s.pinging = true
-		s.owe()
-		s.pingAt = e.now.add(max(s.rtt.erto, time.Second))
-		if !s.confirmed {
-			s.pingAt = e.now.add(unconfirmedPing)
-		}
+		s.ping()
 	}
 	s.tickFlows()
+}
+
+// ping asks for a sign of life, and again until it comes (§3.5.4.1).
+func (s *Session) ping() {
+	e := s.e
+	if s.pinging {
+		s.rtt.backoff() // the last ping is unanswered
+	}
+	s.queueControl(AppendChunk(nil, ChunkPing, nil))
+	s.pinging = true
+	s.owe()
+	s.pingAt = e.now.add(max(s.rtt.erto, time.Second))
+	if !s.confirmed {
+		s.pingAt = e.now.add(unconfirmedPing)
+	}
 }
 
 // owe notes that the far end has something to answer.

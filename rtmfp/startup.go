@@ -592,6 +592,9 @@ func (e *Endpoint) finishInitiator(k *Keying) {
 		stale.end(StateClosed, ReasonOverride)
 	}
 	delete(e.opening, s.opening.tag)
+	if e.cfg.ManualPaths {
+		s.tried = s.opening.tried()
+	}
 	s.opening = nil
 	s.state = StateOpen
 	s.farID, s.keys = k.farID, k.keys
