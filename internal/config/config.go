@@ -21,12 +21,13 @@ import (
 
 // Config is the whole configuration. Build one with [Load] or [Defaults]; the zero value is not usable. A field's key is its path in lower case.
 type Config struct {
-	Turn   Turn
-	STUN   STUN
-	Admin  Admin
-	Server Server
-	State  State
-	Log    Log
+	Turn       Turn
+	STUN       STUN
+	Rendezvous Rendezvous
+	Admin      Admin
+	Server     Server
+	State      State
+	Log        Log
 
 	origins  map[string]Origin
 	warnings []string

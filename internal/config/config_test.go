@@ -703,3 +703,46 @@ func FuzzParseFile(f *testing.F) {
 		}
 	})
 }
+
+func TestBadInputOfTheRendezvousNamesKeyAndRemedy(t *testing.T) {
+	for name, tt := range map[string]struct{ yaml, want string }{
+		"TCP":          {"rendezvous: {listen: [\"tcp://:1935\"]}\n", `config: rendezvous.listen: "tcp://:1935" has the scheme tcp: write udp://:1935 or udp://192.0.2.1:1935: RTMFP is UDP only`},
+		"options":      {"rendezvous: {listen: [\"udp://:1935?auth=none\"]}\n", `config: rendezvous.listen: "udp://:1935?auth=none" has options, and there are none here: write udp://:1935 or udp://192.0.2.1:1935`},
+		"twice":        {"rendezvous: {listen: [\"udp://:1935\", \"udp://\"]}\n", "config: rendezvous.listen: udp://:1935 is there twice: remove one"},
+		"TURN's":       {"rendezvous: {listen: [\"udp://:3478\"]}\n", "config: rendezvous.listen: udp://:3478 is a listener of turn.listen as well: choose another port"},
+		"auto":         {"rendezvous: {addresses: [auto]}\n", "config: rendezvous.addresses: auto cannot choose an address of the connectivity check: write an address of this machine, or public=local"},
+		"four":         {"rendezvous: {addresses: [192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4]}\n", "config: rendezvous.addresses: 4 addresses: write at most three"},
+		"same":         {"rendezvous: {addresses: [192.0.2.1=10.0.0.1, 192.0.2.2=10.0.0.1]}\n", "config: rendezvous.addresses: 192.0.2.1=10.0.0.1 and 192.0.2.2=10.0.0.1 are the same: write different addresses"},
+		"families":     {"rendezvous: {addresses: [192.0.2.1, \"2001:db8::1\"]}\n", "config: rendezvous.addresses: 192.0.2.1 and 2001:db8::1 are of two: write addresses of one family"},
+		"no listener":  {"rendezvous: {listen: [], addresses: [192.0.2.1]}\n", "config: rendezvous.addresses: there is no rendezvous to check connectivity: add udp://:1935 to rendezvous.listen, or remove the addresses"},
+		"keys for who": {"rendezvous: {listen: [], keys: {required: true}}\n", "config: rendezvous.keys.required: there is no rendezvous to need keys: add udp://:1935 to rendezvous.listen, or remove this"},
+		"directory":    {"rendezvous: {directory: {listen: \"8935\"}}\n", `config: rendezvous.directory.listen: "8935" is not an address with a port: write :8935 or 192.0.2.1:8935, or nothing`},
+		"port 0":       {"rendezvous: {directory: {listen: \":0\"}}\n", `config: rendezvous.directory.listen: ":0" has the port "0": write :8935 or 192.0.2.1:8935, or nothing`},
+		"group":        {"rendezvous: {dh_groups: [1]}\n", `config: rendezvous.dh_groups: "1" is none of the groups: write some of 2, 5, 14 and 16`},
+		"no group":     {"rendezvous: {dh_groups: []}\n", "config: rendezvous.dh_groups: the list is empty, so no client could connect: write [2, 5, 14]"},
+		"keepalive":    {"rendezvous: {keepalive: 4s}\n", "config: rendezvous.keepalive: 4s is out of range: write a duration from 5s to 10m"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "stile.yaml")
+			if err := os.WriteFile(file, []byte(tt.yaml), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load(Source{File: file})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if got := strings.Split(err.Error(), " ("+file)[0]; got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestDirectoryListenersRoundTrip(t *testing.T) {
+	for _, s := range []string{"", ":8935", "192.0.2.1:8935", "[2001:db8::1]:80", "127.0.0.1:0", "0.0.0.0:8935"} {
+		l, pr := parseHTTPListen(s)
+		if pr != nil || l.String() != s || l.Off() != (s == "") {
+			t.Errorf("%q: %+v %v", s, l, pr)
+		}
+	}
+}

@@ -187,7 +187,10 @@ func fileKey(name, def, usage string, field func(*Config) *string) key {
 }
 
 // keys are all keys, in the order of configs/stile.yaml.
-var keys = []key{
+var keys = slices.Concat(keysTURN, keysRendezvous, keysProcess)
+
+// keysTURN are the keys of the proxy and of STUN.
+var keysTURN = []key{
 	listKey("turn.listen", value{"udp://:3478", "tcp://:3478"}, "listeners, as udp://:3478 or tcp://192.0.2.1:3478?auth=required",
 		parseListen, ListenURL.String, checkListen, func(c *Config) *[]ListenURL { return &c.Turn.Listen }).restarts(),
 	listKey("turn.relay.addresses", value{"auto"}, "relayed addresses: auto, addresses, or public=local pairs",
@@ -290,7 +293,10 @@ var keys = []key{
 		}},
 	numberKey("stun.alternate.port", DefaultAlternatePort, 0, 65535, "second port for NAT behaviour discovery; 0: none",
 		func(c *Config) *int { return &c.STUN.Alternate.Port }).restarts(),
+}
 
+// keysProcess are the keys of the process.
+var keysProcess = []key{
 	{name: "admin.listen", kind: textKind, def: value{"127.0.0.1:9478"}, usage: "address of the administrator's listener", restart: true,
 		set: func(c *Config, v value) *problem {
 			ap, pr := parseAdminListen(v[0])

@@ -79,6 +79,7 @@ func (c *Config) Validate() error {
 	}
 
 	c.validateAlternate(fail)
+	c.validateRendezvous(fail)
 
 	switch tls := c.Admin.TLS; {
 	case tls.Cert == "" && tls.Key != "":
