@@ -10,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/stilenet/stile/rendezvous"
 	"github.com/stilenet/stile/turn"
 )
 
@@ -17,18 +18,25 @@ import (
 // batch of a server that ends has a line for each session. Ours to tune: 10 s of a log that takes 1,000 lines/s.
 const maxQueued = 10_000
 
-// Events writes the events of a data plane. Its methods may be called by any number of goroutines.
+// Events writes the events of a data plane and of a rendezvous. Its methods may be called by any number of goroutines.
 type Events struct {
 	log  *Log
 	done chan struct{} // closed when the writer has ended
 	wake chan struct{}
 
 	mu          sync.Mutex
-	queue       []turn.Event
+	queue       []batch
+	waiting     int // events in the queue
 	closed      bool
 	permissions bool
 	unsaid      uint64 // dropped, and no line has said so yet
 	dropped     uint64
+}
+
+// batch is events of one kind, in the order in which they were put.
+type batch struct {
+	turn       []turn.Event
+	rendezvous []rendezvous.Event
 }
 
 // Events begins to write events. permissions adds a line for each new peer of a session. Close must follow.
@@ -54,18 +62,29 @@ func (e *Events) Put(events []turn.Event) {
 	events = slices.DeleteFunc(events, func(v turn.Event) bool {
 		return v.Kind == turn.EventTrace || v.Kind == turn.EventPeer && !e.permissions || v.Kind == turn.EventStarted && !debug
 	})
+	e.put(batch{turn: events}, len(events))
+}
+
+// PutRendezvous is Put for events of the rendezvous.
+func (e *Events) PutRendezvous(events []rendezvous.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	debug := e.log.level.Sample(zerolog.DebugLevel)
+	events = slices.DeleteFunc(events, func(v rendezvous.Event) bool { return v.Kind == rendezvous.EventConnected && !debug })
+	e.put(batch{rendezvous: events}, len(events))
+}
+
+func (e *Events) put(b batch, n int) {
 	switch {
-	case len(events) == 0:
+	case n == 0:
 		return
-	case e.closed || len(e.queue) >= maxQueued:
-		e.dropped += uint64(len(events))
-		e.unsaid += uint64(len(events))
+	case e.closed || e.waiting >= maxQueued:
+		e.dropped += uint64(n)
+		e.unsaid += uint64(n)
 		return
-	case len(e.queue) == 0:
-		e.queue = events
-	default:
-		e.queue = append(e.queue, events...)
 	}
+	e.queue = append(e.queue, b)
+	e.waiting += n
 	e.signal()
 }
 
@@ -105,10 +124,15 @@ func (e *Events) run() {
 		for {
 			e.mu.Lock()
 			events, lost, closed := e.queue, e.unsaid, e.closed
-			e.queue, e.unsaid = nil, 0
+			e.queue, e.waiting, e.unsaid = nil, 0, 0
 			e.mu.Unlock()
-			for i := range events {
-				e.write(&events[i])
+			for _, b := range events {
+				for i := range b.turn {
+					e.write(&b.turn[i])
+				}
+				for i := range b.rendezvous {
+					e.writeRendezvous(&b.rendezvous[i])
+				}
 			}
 			if lost > 0 {
 				e.log.Warn().Uint64(FieldCount, lost).

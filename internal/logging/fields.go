@@ -15,6 +15,8 @@ const (
 	FieldRelay     = "relay"     // relayed address and port, in its public form
 	FieldDialect   = "dialect"   // draft-08, rfc8656 or unknown
 	FieldPeer      = "peer"      // address of a peer, with its port where one is meant
+	FieldPeerID    = "peer_id"   // of an RTMFP client, 64 hexadecimal digits
+	FieldKey       = "key"       // name of a developer key; absent without
 	FieldPeers     = "peers"     // how many peer addresses a session ever had a permission for
 	FieldLastPeer  = "last_peer" // the one it sent to or heard from last
 
@@ -24,7 +26,10 @@ const (
 	FieldPacketsDown = "packets_down" // likewise
 	FieldDuration    = "duration_seconds"
 
-	FieldReason = "reason" // why a session ended, as turn.EndReason
+	FieldIntroduced = "introduced" // times that a client was introduced to others
+	FieldAsked      = "asked"      // introductions that it has asked for
+
+	FieldReason = "reason" // why a session ended, as turn.EndReason or rtmfp.Reason; why a client was refused, as rendezvous.Refusal
 	FieldRule   = "rule"   // why the policy refused, as turn.Rule
 	FieldRemedy = "remedy" // what an administrator can do
 	FieldCount  = "count"  // how many events one line stands for
@@ -36,8 +41,8 @@ const (
 var Fields = []string{
 	FieldTime, FieldLevel, FieldMessage,
 	FieldAction, FieldRemote,
-	FieldSession, FieldClient, FieldUser, FieldServer, FieldTransport, FieldRelay, FieldDialect,
+	FieldSession, FieldClient, FieldPeerID, FieldUser, FieldKey, FieldServer, FieldTransport, FieldRelay, FieldDialect,
 	FieldPeer, FieldPeers, FieldLastPeer,
-	FieldBytesUp, FieldPacketsUp, FieldBytesDown, FieldPacketsDown, FieldDuration,
+	FieldBytesUp, FieldPacketsUp, FieldBytesDown, FieldPacketsDown, FieldIntroduced, FieldAsked, FieldDuration,
 	FieldReason, FieldRule, FieldCount, FieldError, FieldRemedy,
 }
