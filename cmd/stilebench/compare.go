@@ -22,6 +22,7 @@ type CompareReport struct {
 	Fixed       []CompareCase    `json:"fixed"`
 	Latency     []CompareCase    `json:"latency"`
 	Generator   []Calibration    `json:"generator"`
+	Binding     *BindingReport   `json:"binding,omitempty"`
 }
 
 // ComparedServer is one column of the tables.

@@ -121,6 +121,13 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 	rep := &CompareReport{Version: 1, Date: time.Now().UTC(), Facts: machineFacts(), CommandLine: commandLine(), Smoke: o.smoke,
 		Laboratory: describeLab(o.netns, opts), Rounds: o.rounds, Allocations: o.allocations, MaxLoss: o.maxLoss}
 
+	if !o.smoke {
+		rep.Binding, err = compareBinding(ctx, bindingOptions{servers: o.servers, peers: o.peers, rounds: o.rounds, clients: o.allocations, duration: o.duration,
+			netns: o.netns, lab: o.lab})
+		if err != nil {
+			return nil, err
+		}
+	}
 	var all []*contestant
 	defer func() {
 		for _, c := range all {

@@ -4,6 +4,7 @@
 //	stilebench run       one server, one load: rate, loss, latency, the server's CPU per packet
 //	stilebench allocate  allocations per second and memory for each of them
 //	stilebench flood     established flows while spoofed sources allocate
+//	stilebench stun      STUN Binding requests that servers answer with a second of CPU, interleaved
 //	stilebench abuse     attacks on a server without credentials, one trial for each way to misuse it
 //	stilebench compare   several servers, interleaved, and the Markdown page of the results
 //	stilebench calibrate what the generator itself costs and the highest rate it produces

@@ -97,3 +97,18 @@ func TestAServerThatEndsIsReportedWithItsLastWords(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+func TestBindingRequestsAreAnsweredAndCounted(t *testing.T) {
+	bin := build(t)
+	for _, where := range []string{"--netns=false", "--netns"} {
+		var rep BindingReport
+		if err := json.Unmarshal([]byte(run1(t, bin, "stun", "--server-cmd", "again="+presets["coturn"], "--rounds", "1", "--duration", "200ms", where, "--json")), &rep); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range rep.Servers {
+			if r := s.Runs[0]; r.Answered < 100 || r.PerCPUSecond <= 0 || r.Strange > 0 || r.AnswerBytes < 32 {
+				t.Errorf("%s, %s: %+v", where, s.Name, r)
+			}
+		}
+	}
+}

@@ -66,6 +66,9 @@ func (r *CompareReport) markdown() string {
 	}
 	p("\n## Allocations, memory, idleness\n")
 	r.allocationTable(&b)
+	if r.Binding != nil {
+		p("\n%s", strings.TrimSuffix(r.Binding.markdown(), "\n"))
+	}
 	if len(r.Generator) > 0 {
 		p("\n## The generator\n")
 		p("What one packet costs the generator without a server (`stilebench calibrate`); delivery into the server's socket buffer happens in the sender's system call, on the generator's CPU.\n")
