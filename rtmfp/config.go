@@ -2,7 +2,6 @@ package rtmfp
 
 import (
 	"io"
-	"net/netip"
 	"time"
 )
 
@@ -68,7 +67,8 @@ type Config struct {
 	// Random must be unpredictable: tags, session IDs, cookies and mobility checks come from it. Only New and calls
 	// that open something read it; it must not fail.
 	Random io.Reader
-	// Interfaces are the sockets of the endpoint, in order of preference. None means one that reaches both families.
+	// Interfaces are the sockets of the endpoint, in order of preference. None means one that reaches both families. See
+	// Endpoint.AddInterface.
 	Interfaces []Interface
 	// ForwardedHello says what an FIHello that selects this endpoint is answered with.
 	ForwardedHello ForwardedHello
@@ -91,15 +91,6 @@ type Config struct {
 	// IdleLimit closes a session that has had no flow for so long; zero means 300 s, negative never.
 	IdleLimit time.Duration
 	Limits    Limits
-}
-
-// Interface is one of the sockets, or a relay that works as one.
-type Interface struct {
-	IPv4, IPv6 bool // the families of addresses that it reaches
-}
-
-func (i Interface) reaches(a netip.AddrPort) bool {
-	return a.IsValid() && a.Port() != 0 && (a.Addr().Is4() && i.IPv4 || a.Addr().Is6() && i.IPv6)
 }
 
 // ForwardedHello is an answer to FIHello (§3.5.1.1.2).

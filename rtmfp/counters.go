@@ -76,6 +76,7 @@ func (d ChunkDrop) String() string {
 type Counters struct {
 	Received    uint64 // datagrams
 	Sent        uint64 // datagrams
+	Unsendable  uint64 // datagrams for a far end that was reached by an interface that is gone
 	Packets     [dispositionCount]uint64
 	Chunks      [chunkDropCount]uint64
 	Opened      uint64 // sessions that became S_OPEN

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -69,6 +70,7 @@ func New(now time.Time, cfg Config) (*Endpoint, error) {
 	if cfg.Identity == nil || cfg.Random == nil {
 		return nil, errors.New("rtmfp: Config.Identity and Config.Random are required")
 	}
+	cfg.Interfaces = slices.Clone(cfg.Interfaces)
 	if len(cfg.Interfaces) == 0 {
 		cfg.Interfaces = []Interface{{IPv4: true, IPv6: true}}
 	}
@@ -141,7 +143,7 @@ func wireOverhead(a netip.AddrPort) int {
 }
 
 func (e *Endpoint) receive(from path, datagram []byte) Disposition {
-	if from.iface < 0 || from.iface >= len(e.cfg.Interfaces) || !from.addr.IsValid() || from.addr.Port() == 0 {
+	if from.iface < 0 || from.iface >= len(e.cfg.Interfaces) || !e.cfg.Interfaces[from.iface].reaches(from.addr) {
 		return DropInterface
 	}
 	id, ok := SessionID(datagram)
@@ -242,6 +244,11 @@ func (e *Endpoint) seal(c Cipher, id uint32, plain []byte) []byte {
 }
 
 func (e *Endpoint) send(to path, data []byte) {
+	if !e.cfg.Interfaces[to.iface].reaches(to.addr) {
+		e.counters.Unsendable++
+		e.spare = append(e.spare, data)
+		return
+	}
 	e.counters.Sent++
 	e.out = append(e.out, Datagram{to.iface, to.addr, data})
 }

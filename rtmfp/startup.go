@@ -36,6 +36,7 @@ type opening struct {
 
 type candidate struct {
 	path
+	any      bool // by any interface
 	next     instant
 	interval time.Duration
 }
@@ -96,7 +97,7 @@ func (s *Session) addCandidate(c Candidate) (any bool) {
 			s.e.drop(ChunkLimit)
 			return any
 		}
-		s.opening.candidates = append(s.opening.candidates, candidate{path: p, next: s.e.now})
+		s.opening.candidates = append(s.opening.candidates, candidate{path: p, any: c.Interface == AnyInterface, next: s.e.now})
 		any = true
 	}
 	if any {
