@@ -200,6 +200,9 @@ type packetRow struct {
 func (r *result) packetRows() (out []packetRow) {
 	var controls nattest.Observation
 	for _, x := range r.Observations.Probes {
+		if x.Role == nattest.RoleFiltering && !x.Expect.IsValid() {
+			continue // the server has no such place
+		}
 		row := packetRow{x: x, far: x.To.String(), held: x.Answered == 0}
 		switch x.Role {
 		case nattest.RoleControl:
@@ -253,10 +256,10 @@ func (r *result) packetRows() (out []packetRow) {
 const (
 	maxRows   = 32 // of the picture of packets
 	rowHeight = 34
-	laneLeft  = 392
-	laneRight = 690
-	wallAt    = 470
-	countAt   = 904
+	laneLeft  = 400
+	laneRight = 660
+	wallAt    = 510
+	countAt   = 912
 )
 
 // packetPicture shows which packets came back.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,10 +37,22 @@ func summary(v *nattest.Verdict, peers []peerLine) string {
 		return "Direct connections work with peers behind every kind of NAT; no relay is needed."
 	case v.Relay == nattest.RelayUnknown || direct+technique+relay < len(peers):
 		return "Direct connections work with some kinds of peer; for others the measurement leaves it open."
-	case direct > len(peers)/2:
-		return "Direct connections work with most kinds of peer; with peers behind a symmetric NAT a relay is needed."
+	case cones(peers):
+		return "Direct connections work with peers in most homes; with peers behind a symmetric NAT a relay is needed."
+	case direct > 0:
+		return "Direct connections work with peers that let others in; with most homes and offices a relay is needed."
 	}
-	return "Direct connections work with few kinds of peer; with most others a relay is needed."
+	return "Direct connections do not work without a technique: a relay is needed."
+}
+
+// cones reports whether peers behind every cone are reached directly.
+func cones(peers []peerLine) bool {
+	for _, p := range peers {
+		if p.Mapping == nattest.EIM && p.Path != nattest.PathDirect {
+			return false
+		}
+	}
+	return true
 }
 
 func natWords(v *nattest.Verdict) string {
@@ -233,10 +246,18 @@ func wrap(text string, width int) string {
 func rare(p float64) string {
 	for _, n := range []int{1000000, 100000, 10000, 1000, 100, 10} {
 		if p <= 1/float64(n)*1.0000001 {
-			return fmt.Sprintf("1 in %d", n)
+			return "1 in " + thousands(n)
 		}
 	}
 	return fmt.Sprintf("%.0f %%", p*100)
+}
+
+// thousands writes 1,000,000.
+func thousands(n int) string {
+	if n < 1000 {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("%s,%03d", thousands(n/1000), n%1000)
 }
 
 func (p proxyResult) words() string {
