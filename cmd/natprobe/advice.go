@@ -7,6 +7,7 @@ import (
 
 	"github.com/stilenet/stile/internal/mmscfg"
 	"github.com/stilenet/stile/nattest"
+	"github.com/stilenet/stile/rtmfp/flash"
 )
 
 // advise says what to change.
@@ -30,6 +31,13 @@ func (r *result) advise(goos string, mms mmsFile) []advice {
 		add("mms-cfg", "%s, %v", mms.path, f)
 	}
 	out = append(out, r.adviseRelay(goos, mms)...)
+	if r.Rendezvous.State == stateSilent && v.UDP != nattest.UDPUnknown {
+		if v.UDP == nattest.UDPBlocked {
+			add("rendezvous", "The rendezvous %s is out of reach because UDP is blocked; players reach it through the TURN proxy.", r.Rendezvous.Server)
+		} else {
+			add("rendezvous", "The rendezvous %s does not answer: see whether it runs, and whether UDP port %d to it passes.", r.Rendezvous.Server, flash.DefaultPort)
+		}
+	}
 	if has(nattest.NoAnswer) {
 		add("no-answer", "Nothing answered, by UDP or by TCP: see whether this machine is online and whether the server's name and port are right, or ask another server with --server.")
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,10 +24,15 @@ type machine struct {
 	localAddrs   func() []netip.Addr // nil: nattest's own
 	readMMS      func() (*mmscfg.File, mmscfg.Location, error)
 	domains      func() []string
+	configs      []string // paths, the first that exists is read
 }
 
 func thisMachine() machine {
-	return machine{
+	configs := []string{filepath.Join("/etc", "stile", "natprobe.yaml")}
+	if dir, err := os.UserConfigDir(); err == nil {
+		configs = append([]string{filepath.Join(dir, "stile", "natprobe.yaml")}, configs...)
+	}
+	return machine{configs: configs,
 		goos: runtime.GOOS, listenPacket: new(net.ListenConfig).ListenPacket, dialContext: new(net.Dialer).DialContext,
 		lookupNetIP: net.DefaultResolver.LookupNetIP, lookupSRV: net.DefaultResolver.LookupSRV, readMMS: mmscfg.ReadLocal, domains: domains,
 	}

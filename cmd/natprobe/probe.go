@@ -56,6 +56,7 @@ func (a *app) probe() *cobra.Command {
 	f := c.Flags()
 	f.StringArrayVar(&o.servers, "server", nil, "STUN server, host or host:port; may be repeated, up to 4")
 	f.StringVar(&o.turn, "turn", "", "TURN proxy to try; default: that of mms.cfg, else the first server")
+	f.StringVar(&o.rtmfp, "rtmfp", "", "rendezvous to try, host, host:port or rtmfp://host")
 	f.StringVar(&o.config, "config", "", "configuration file; default: NATPROBE_CONFIG, else stile/natprobe.yaml of the user, else /etc/stile/natprobe.yaml")
 	f.BoolVar(&o.json, "json", false, "print JSON, with the evidence")
 	f.StringVar(&o.html, "html", "", "write a page with pictures to this file")
@@ -164,18 +165,19 @@ func replaceFile(path string, b []byte) error {
 // measure runs everything at once.
 func (a *app) measure(ctx context.Context, o *options, s sources, p *progress) (*result, error) {
 	m := a.machine
-	proxy := a.startProxyTest(ctx, s.turn)
+	proxy, rendezvous := a.startProxyTest(ctx, s.turn), a.startRendezvousTest(ctx, s.rtmfp)
 	cfg := nattest.Config{Servers: s.servers, ListenPacket: m.listenPacket, LookupNetIP: m.lookupNetIP, LocalAddrs: m.localAddrs, DialContext: m.dialContext,
 		DialRelay: func(ctx context.Context, _ string) (net.PacketConn, error) { return a.dialRelay(ctx, s.turn) },
 		Hairpin:   o.hairpin, Lifetime: o.lifetime, Quota: o.quota, Progress: func(phase string) { p.show(phases[phase]) }}
 	report, err := nattest.Run(ctx, cfg)
-	p.show("waiting for the TURN proxy")
-	tried := proxy()
+	p.show("waiting for the other servers")
+	tried, until := proxy()
+	met := rendezvous(until)
 	if err != nil {
 		return nil, err
 	}
 	r := &result{Report: *report, Program: "natprobe " + version(), At: time.Now().UTC().Truncate(time.Second), Servers: s.servers, ServersFrom: s.from,
-		Proxy: tried, Rendezvous: serviceState{State: stateNotTested}}
+		Proxy: tried, Rendezvous: met}
 	r.Config = mmsState{Path: s.mms.path, Proxy: s.mms.proxy, P2POff: s.mms.disabled}
 	for _, f := range s.mms.findings {
 		r.Config.Findings = append(r.Config.Findings, f.String())

@@ -20,8 +20,8 @@ const (
 )
 
 // startProxyTest allocates at the proxy over UDP and TCP, as a player does: draft-08 without credentials. The function it returns
-// is to be called when the probe has ended, and waits a little longer for the answers.
-func (a *app) startProxyTest(ctx context.Context, server string) (finish func() proxyResult) {
+// is to be called when the probe has ended, waits a little longer for the answers, and says until when it would have waited.
+func (a *app) startProxyTest(ctx context.Context, server string) (finish func() (proxyResult, time.Time)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	start := time.Now()
 	out := proxyResult{Server: server}
@@ -29,7 +29,7 @@ func (a *app) startProxyTest(ctx context.Context, server string) (finish func() 
 	for network, t := range map[string]*transport{"udp": &out.UDP, "tcp": &out.TCP} {
 		wait.Go(func() { *t = a.tryProxy(ctx, server, network) })
 	}
-	return func() proxyResult {
+	return func() (proxyResult, time.Time) {
 		now := time.Now()
 		end := start.Add(min(proxyMost, max(proxyLeast, now.Sub(start)+proxyGrace)))
 		if !end.After(now) {
@@ -39,7 +39,7 @@ func (a *app) startProxyTest(ctx context.Context, server string) (finish func() 
 		wait.Wait()
 		timer.Stop()
 		cancel(nil)
-		return out
+		return out, end
 	}
 }
 

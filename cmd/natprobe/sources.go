@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -158,11 +156,7 @@ func (a *app) configuration(path string) (config.Probe, string, error) {
 		c, err := config.LoadProbe(path)
 		return c, path, err
 	}
-	paths := []string{filepath.Join("/etc", "stile", "natprobe.yaml")}
-	if dir, err := os.UserConfigDir(); err == nil {
-		paths = append([]string{filepath.Join(dir, "stile", "natprobe.yaml")}, paths...)
-	}
-	for _, path := range paths {
+	for _, path := range a.machine.configs {
 		c, err := config.LoadProbe(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
