@@ -162,6 +162,13 @@ func (e *threadEngine) do(ctx context.Context, shard int, f func(time.Time, *tur
 
 func (e *threadEngine) shards() int { return len(e.all) }
 
+func (e *threadEngine) warnings() []string {
+	if e.kernel == nil {
+		return nil
+	}
+	return e.kernel.warnings
+}
+
 func (e *threadEngine) addStats(s *Stats) {
 	s.Streams += e.streams.now()
 	for _, x := range e.all {
