@@ -71,7 +71,7 @@ CPU per packet there and at a common rate, latency. The first server is the one 
 	fl.IntVar(&o.memoryAllocations, "memory-allocations", 10_000, "of the measurement of allocations and memory; 0 leaves it out")
 	fl.IntVar(&o.outstanding, "outstanding", 128, "requests that wait for an answer at most")
 	fl.DurationVar(&o.duration, "duration", 2*time.Second, "of a measured trial")
-	fl.DurationVar(&o.settle, "settle", time.Second, "wait before memory is read")
+	fl.DurationVar(&o.settle, "settle", 3*time.Second, "wait before memory is read")
 	fl.Float64Var(&o.maxLoss, "max-loss", 0.001, "share of the packets that may be lost")
 	fl.BoolVar(&o.netns, "netns", true, "in laboratories of network namespaces (root); false: on loopback, which hides costs")
 	fl.BoolVar(&o.smoke, "smoke", false, "seconds instead of minutes: everything runs once, nothing is compared")

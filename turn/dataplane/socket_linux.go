@@ -31,6 +31,7 @@ type threadEngine struct {
 	kernel  *kernel // nil: the socket engine
 	all     []*shard
 	streams streamCount
+	tidier  tidier // of shard 0
 	started atomic.Bool
 }
 
