@@ -37,6 +37,7 @@ type Endpoint struct {
 	reassemblies map[reassemblyKey]*reassembly
 	timers       timers
 	dirty        []*Session // to be looked at by Flush
+	forwarded    []forwardedTag
 	paced        []pacedDatagram
 	out          []Datagram
 	spare        [][]byte // buffers of datagrams that were flushed

@@ -1,6 +1,7 @@
 package rtmfp
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,6 +11,9 @@ import (
 // that was removed.
 type Interface struct {
 	IPv4, IPv6 bool // the families of addresses that it reaches
+	// Delay is how long a session is opened by other interfaces only, at addresses that AnyInterface or a Redirect gave, and
+	// how long repeated FIHellos must have come before they are answered by it. It is for a relay, which is a last resort.
+	Delay time.Duration
 }
 
 func (i Interface) reaches(a netip.AddrPort) bool {
@@ -37,6 +41,39 @@ func (e *Endpoint) AddInterface(now time.Time, i Interface) int {
 		}
 	}
 	return index
+}
+
+// SetDelay changes the Delay of an interface, for sessions that are opened from now on.
+func (e *Endpoint) SetDelay(index int, delay time.Duration) {
+	if index >= 0 && index < len(e.cfg.Interfaces) && e.cfg.Interfaces[index] != (Interface{}) {
+		e.cfg.Interfaces[index].Delay = delay
+	}
+}
+
+// forwardedTag is when an FIHello first came with a tag.
+type forwardedTag struct {
+	tag   [tagSize]byte
+	first instant
+}
+
+// maxForwardedTags bounds the FIHellos that are remembered: peers that call within a few seconds.
+const maxForwardedTags = 32
+
+// sinceForwarded reports how long ago an FIHello with the tag first came. Of a tag of another size it is always now.
+func (e *Endpoint) sinceForwarded(tag []byte) time.Duration {
+	if len(tag) != tagSize {
+		return 0
+	}
+	for _, f := range e.forwarded {
+		if bytes.Equal(f.tag[:], tag) {
+			return e.now.sub(f.first)
+		}
+	}
+	if len(e.forwarded) >= maxForwardedTags {
+		e.forwarded = e.forwarded[1:]
+	}
+	e.forwarded = append(e.forwarded, forwardedTag{[tagSize]byte(tag), e.now})
+	return 0
 }
 
 // RemoveInterface forgets an interface. Sessions whose far end another one reaches go on by that, where the far end may take the

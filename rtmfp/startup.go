@@ -23,6 +23,7 @@ type opening struct {
 	tag        [tagSize]byte
 	epd        []byte
 	candidates []candidate
+	began      instant
 	deadline   instant
 
 	// In S_KEYING_SENT.
@@ -52,7 +53,7 @@ func (e *Endpoint) Open(now time.Time, epd []byte, candidates ...Candidate) (*Se
 		return nil, ErrTooLong
 	}
 	s := e.newSession(StateIHelloSent, RoleInitiator)
-	s.opening = &opening{epd: bytes.Clone(epd), deadline: e.now.add(openTimeout)}
+	s.opening = &opening{epd: bytes.Clone(epd), began: e.now, deadline: e.now.add(openTimeout)}
 	for {
 		e.random(s.opening.tag[:])
 		if e.opening[s.opening.tag] == nil {
@@ -97,7 +98,11 @@ func (s *Session) addCandidate(c Candidate) (any bool) {
 			s.e.drop(ChunkLimit)
 			return any
 		}
-		s.opening.candidates = append(s.opening.candidates, candidate{path: p, any: c.Interface == AnyInterface, next: s.e.now})
+		next := s.e.now
+		if c.Interface == AnyInterface {
+			next = max(next, s.opening.began.add(iface.Delay))
+		}
+		s.opening.candidates = append(s.opening.candidates, candidate{path: p, any: c.Interface == AnyInterface, next: next})
 		any = true
 	}
 	if any {
@@ -205,12 +210,15 @@ func (e *Endpoint) handleFIHello(s *Session, payload []byte) {
 		return
 	}
 	addr := netip.AddrPortFrom(h.ReplyAddress.AddrPort.Addr().Unmap(), h.ReplyAddress.AddrPort.Port())
-	reached := false
+	reached, age := false, e.sinceForwarded(h.Tag)
 	for i, iface := range e.cfg.Interfaces {
 		if !iface.reaches(addr) || addr.Addr().IsUnspecified() || addr.Addr().IsMulticast() {
 			continue
 		}
 		reached = true
+		if iface.Delay > age {
+			continue
+		}
 		budget := amplification * (len(payload) + wireOverhead(addr))
 		to := path{i, addr}
 		if e.cfg.ForwardedHello == ForwardedHelloRedirect {
@@ -282,14 +290,15 @@ func (e *Endpoint) handleRHello(from path, payload []byte) {
 		e.drop(ChunkLimit)
 		return
 	}
-	initiation, err := id.Initiate(h.Certificate)
+	cert := bytes.Clone(h.Certificate) // what Initiate returns may alias it
+	initiation, err := id.Initiate(cert)
 	if err != nil {
 		e.drop(ChunkCertificate)
 		return
 	}
 	s.state = StateKeyingSent
 	s.far = from
-	s.cert = bytes.Clone(h.Certificate)
+	s.cert = cert
 	s.canonical = string(canonical)
 	s.id = e.newSessionID()
 	e.sessions[s.id] = s

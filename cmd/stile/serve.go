@@ -125,7 +125,7 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	s.page = s.describe(r.Policy, limit)
 	s.page.Discovery = describeDiscovery(cfg, discovers)
-	s.page.Notes = append(append(append(cfg.Warnings(), warn...), s.page.Notes...), s.plane.Warnings()...)
+	s.page.Notes = append(append(cfg.Warnings(), warn...), s.page.Notes...)
 	return s, nil
 }
 
@@ -195,9 +195,6 @@ func (s *server) run(ctx context.Context) error {
 	s.page.Admin = control.Describe()
 	s.page.write(s.app.out, version())
 	s.mu.Unlock()
-	if kind, _, why := s.plane.Engine(); why != "" {
-		s.log.Warn().Stringer("engine", kind).Msg("not a faster engine: " + why)
-	}
 	notify.send("READY=1")
 	if every := watchdog(); every > 0 {
 		group.Go(func() { s.watchdog(ctx, notify, every) })
@@ -221,7 +218,6 @@ func (s *server) run(ctx context.Context) error {
 // wait returns when the server is to end: nil after a drain, else what failed.
 func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-chan error) error {
 	var ended <-chan struct{} // of the drain
-	stop := s.stop
 	for {
 		select {
 		case <-ctx.Done():
@@ -231,8 +227,7 @@ func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-ch
 				err = errors.New("a part of the server ended by itself")
 			}
 			return err
-		case <-stop:
-			stop = nil // it stays closed
+		case <-s.stop:
 			if ended == nil {
 				ended = s.startDrain(ctx)
 			}
@@ -326,7 +321,7 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	old := s.page
 	s.page = &page{
 		Listen: old.Listen, Discovery: old.Discovery, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
-		Clients: describeClients(next), Peers: describePeers(next), Notes: append(append(next.Warnings(), unjudged(r.Policy)...), s.plane.Warnings()...),
+		Clients: describeClients(next), Peers: describePeers(next), Notes: append(next.Warnings(), unjudged(r.Policy)...),
 	}
 	words := make([]string, len(changes))
 	for i, c := range changes {

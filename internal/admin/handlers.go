@@ -130,11 +130,8 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	if !v.Ready {
 		code = http.StatusServiceUnavailable
 	}
-	if s.cfg.Service.Notes != nil {
-		v.Notes = s.cfg.Service.Notes()
-	}
 	if s.certificate != nil && s.authorized(r) != nil {
-		v.Reasons, v.Notes = nil, nil
+		v.Reasons = nil
 	}
 	return reply(w, code, v)
 }

@@ -16,6 +16,7 @@ var (
 	ErrDirection    = errors.New("flash: a NetStream either publishes or plays, once")
 	ErrDisabled     = errors.New("flash: peer-to-peer is turned off by RTMFPP2PDisable in mms.cfg")
 	ErrTooLong      = errors.New("flash: longer than a message can be")
+	ErrBacklog      = errors.New("flash: a subscriber does not take what is sent: 16 MiB wait for it")
 )
 
 // NetStatusEvent tells a NetConnection what happened to it or to a peer's connection. Info has what else the server said,

@@ -40,7 +40,7 @@ func (ns *NetStream) Publish(name string) error { return ns.s.publish(name) }
 func (ns *NetStream) Play(name string) error { return ns.s.play(name) }
 
 // Send calls the function of the name in the Client of every subscriber, or of the one that ns is. It is reliable and in order.
-// Values are those of AMF; see Object. Errors: ErrClosed, ErrDirection, ErrTooLong, an AMFError.
+// Values are those of AMF; see Object. Errors: ErrClosed, ErrDirection, ErrTooLong, ErrBacklog, an AMFError.
 func (ns *NetStream) Send(handler string, arguments ...any) error {
 	return ns.s.send(handler, arguments)
 }
@@ -48,7 +48,7 @@ func (ns *NetStream) Send(handler string, arguments ...any) error {
 // SendMessage sends a message of the types audio, video or data to every subscriber, or to the one that ns is. Audio is given up
 // when it is not delivered in Config.AudioLifetime, video in Config.VideoLifetime or when a key frame follows that cannot wait;
 // data and decoders' configurations are not. The message is copied. The last configurations are kept for whoever subscribes
-// later. Errors: ErrClosed, ErrDirection, ErrTooLong, ErrMessage for another type.
+// later. Errors: ErrClosed, ErrDirection, ErrTooLong, ErrBacklog, ErrMessage for another type.
 func (ns *NetStream) SendMessage(m Message) error { return ns.s.sendMessage(m) }
 
 // Name is what Publish or Play was called with; for a subscriber, what it plays.

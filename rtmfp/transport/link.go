@@ -33,6 +33,8 @@ type Interface struct {
 	// IPv4 and IPv6 are the families of addresses that it reaches. Neither means by its local address: that family, or both
 	// for the unspecified IPv6 address.
 	IPv4, IPv6 bool
+	// Delay is that of rtmfp.Interface.
+	Delay time.Duration
 }
 
 // link is an interface with its buffers.
@@ -80,14 +82,16 @@ func newLink(t *Transport, index int, i Interface) (*link, error) {
 	if i.Conn == nil {
 		return nil, errors.New("transport: Interface.Conn is required")
 	}
-	l := &link{t: t, index: index, conn: i.Conn, reach: rtmfp.Interface{IPv4: i.IPv4, IPv6: i.IPv6}, free: make(chan *batch, batchesPerLink)}
+	l := &link{
+		t: t, index: index, conn: i.Conn, reach: rtmfp.Interface{IPv4: i.IPv4, IPv6: i.IPv6, Delay: i.Delay}, free: make(chan *batch, batchesPerLink),
+	}
 	if !i.IPv4 && !i.IPv6 {
 		local, err := addrPort(i.Conn.LocalAddr())
 		if err != nil {
 			return nil, fmt.Errorf("transport: interface %v: %w", i.Conn.LocalAddr(), err)
 		}
 		ip := local.Addr().Unmap()
-		l.reach = rtmfp.Interface{IPv4: ip.Is4() || ip == netip.IPv6Unspecified(), IPv6: ip.Is6()}
+		l.reach = rtmfp.Interface{IPv4: ip.Is4() || ip == netip.IPv6Unspecified(), IPv6: ip.Is6(), Delay: i.Delay}
 	}
 	l.io = newPacketIO(i.Conn)
 	return l, nil

@@ -41,6 +41,10 @@ type Config struct {
 	Interfaces []Interface
 	// Handle is called with every event but EventKeying, on the goroutine that owns the endpoint. It must not block.
 	Handle func(now time.Time, e *rtmfp.Endpoint, ev rtmfp.Event)
+	// NextTimer and Tick, if not nil, are the user's own timer: Tick is called on the goroutine of Handle when the time that
+	// NextTimer returns has come; the zero time is never. NextTimer is asked whenever something has happened.
+	NextTimer func() time.Time
+	Tick      func(now time.Time, e *rtmfp.Endpoint)
 	// InterfaceLost, if not nil, is called on the same goroutine when an interface has ended by itself, as a relay does.
 	InterfaceLost func(index int, err error)
 	// KeyingWorkers is how many goroutines negotiate keys; 0 means as many as there are processors.
@@ -117,7 +121,7 @@ func (t *Transport) Serve(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		t.pump(time.Now())
-		if at, ok := t.endpoint.NextTimer(); ok {
+		if at, ok := t.nextTimer(); ok {
 			timer.Reset(time.Until(at))
 		} else {
 			timer.Stop()
@@ -136,7 +140,23 @@ func (t *Transport) Serve(ctx context.Context) error {
 		now := time.Now()
 		t.runPosted(now)
 		t.endpoint.Tick(now)
+		if t.cfg.Tick != nil {
+			if at := t.cfg.NextTimer(); !at.IsZero() && !now.Before(at) {
+				t.cfg.Tick(now, t.endpoint)
+			}
+		}
 	}
+}
+
+// nextTimer is when the endpoint or the user wants to be called.
+func (t *Transport) nextTimer() (at time.Time, ok bool) {
+	at, ok = t.endpoint.NextTimer()
+	if t.cfg.NextTimer != nil {
+		if user := t.cfg.NextTimer(); !user.IsZero() && (!ok || user.Before(at)) {
+			return user, true
+		}
+	}
+	return at, ok
 }
 
 // receiveMore takes what waits already.
@@ -377,6 +397,3 @@ func workers(n int) int {
 	}
 	return n
 }
-
-// LocalAddr is the local address of one of Config.Interfaces: that of a relay is its relayed one.
-func (t *Transport) LocalAddr(index int) net.Addr { return t.cfg.Interfaces[index].Conn.LocalAddr() }

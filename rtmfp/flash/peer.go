@@ -1,0 +1,229 @@
+package flash
+
+import (
+	"slices"
+	"time"
+
+	"github.com/stilenet/stile/rtmfp"
+)
+
+// peer is another client, with the session and the streams that this end has with it (§5.4).
+type peer struct {
+	c       *core
+	id      PeerID
+	link    *link          // with the session, if one is open
+	opening *rtmfp.Session // if this end opens one
+	players []*stream      // that play from it
+	subs    []*subscriber  // of what this end publishes
+	idle    time.Time      // since when there is no stream
+}
+
+func (c *core) peer(id PeerID) *peer {
+	p := c.peers[id]
+	if p == nil {
+		p = &peer{c: c, id: id, idle: c.now}
+		c.peers[id] = p
+	}
+	return p
+}
+
+// connectedPeers counts the peers that there are streams with, apart from one.
+func (c *core) connectedPeers(apart *peer) (n int) {
+	for _, p := range c.peers {
+		if p != apart && len(p.players)+len(p.subs) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// reach opens a session with the peer if there is none. "using the server session's DESTADDR as the initial candidate address"
+// (§5.4.1): the server introduces.
+func (p *peer) reach() error {
+	c := p.c
+	if p.link != nil || p.opening != nil {
+		return nil
+	}
+	if s := c.e.SessionByIdentity(p.id.EPD()); s != nil {
+		p.adopt(s)
+		return nil
+	}
+	server := c.server.session.Path()
+	// Where the server is reached by the relay only, peers are not reached otherwise: the relay need not wait.
+	delay := relayDelay
+	if c.isRelay(server.Interface) {
+		delay = 0
+	}
+	for i := range c.relays {
+		c.e.SetDelay(i, delay)
+	}
+	s, err := c.e.Open(c.now, p.id.EPD(), rtmfp.Candidate{Interface: rtmfp.AnyInterface, Addr: server.Addr})
+	if err != nil {
+		return err
+	}
+	s.User, p.opening = p, s
+	return nil
+}
+
+// peerOpen is the opening of a session with a peer, by either end.
+func (c *core) peerOpen(s *rtmfp.Session) {
+	id, ok := PeerIDOf(s.FarIdentity())
+	if !ok || c.cfg.MMS.P2PDisable || c.state != stateUp {
+		s.Close(c.now)
+		return
+	}
+	c.peer(id).adopt(s)
+}
+
+func (p *peer) adopt(s *rtmfp.Session) {
+	c := p.c
+	if p.opening == s {
+		p.opening = nil
+	}
+	s.User = p
+	exclude := c.server.session.Path().Addr
+	p.link = c.newLink(s, exclude)
+	s.SetKeepalive(c.now, c.peerAlive)
+	for _, st := range slices.Clone(p.players) {
+		if st.control == nil {
+			st.subscribe(c, s)
+		}
+	}
+}
+
+// failed is the end of an opening session.
+func (p *peer) failed(ev rtmfp.Event) {
+	if p.opening != ev.Session {
+		return
+	}
+	p.opening = nil
+	if p.c.state != stateUp {
+		p.release()
+		return
+	}
+	if p.link == nil && ev.Other != nil && ev.Other.State() == rtmfp.StateOpen {
+		p.adopt(ev.Other)
+	}
+	if p.link != nil {
+		return // theirs prevailed, or was first (RFC 7016 §3.5.1.3)
+	}
+	for _, st := range slices.Clone(p.players) {
+		st.drop(p.c, Status{Code: NetStreamConnectFailed, Level: "error",
+			Description: "the peer cannot be reached: it is not connected to this server, or no path between its NAT and this one exists"})
+	}
+	p.release()
+}
+
+// closed is the end of a session with the peer.
+func (p *peer) closed(s *rtmfp.Session, reason rtmfp.Reason) {
+	status := Status{Code: NetStreamConnectClosed, Level: "status", Description: "the session with the peer has ended: " + reason.String()}
+	for _, st := range slices.Clone(p.players) {
+		if st.control != nil && st.control.Session() == s {
+			st.drop(p.c, status)
+		}
+	}
+	for _, sub := range slices.Clone(p.subs) {
+		if sub.control.Session() == s {
+			sub.drop(status)
+		}
+	}
+	if p.link != nil && p.link.session == s {
+		p.link = nil
+	}
+	p.release()
+}
+
+// release forgets a peer that there is nothing with.
+func (p *peer) release() {
+	if len(p.players)+len(p.subs) == 0 {
+		if p.idle.IsZero() {
+			p.idle = p.c.now
+		}
+		if p.link == nil && p.opening == nil {
+			delete(p.c.peers, p.id)
+		}
+	} else {
+		p.idle = time.Time{}
+	}
+	p.c.shutIfDone()
+}
+
+// end ends everything with the peer.
+func (p *peer) end(status Status) {
+	for _, st := range slices.Clone(p.players) {
+		st.drop(p.c, status)
+	}
+	for _, sub := range slices.Clone(p.subs) {
+		sub.drop(status)
+	}
+	if p.opening != nil {
+		p.opening.Abort(p.c.now)
+		p.opening = nil
+	}
+	delete(p.c.peers, p.id)
+}
+
+// busy says whether something that was sent may still be on its way.
+func (p *peer) busy() bool {
+	if len(p.subs) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(p.link.session.SendFlows(), func(f *rtmfp.SendFlow) bool { return f.State() == rtmfp.FlowClosing })
+}
+
+func (p *peer) tick() {
+	if p.link != nil {
+		p.link.tick()
+	}
+	for _, sub := range slices.Clone(p.subs) {
+		if sub.dismissing && !p.c.now.Before(sub.deadline) {
+			sub.dismissed()
+		}
+	}
+	if p.link != nil && !p.idle.IsZero() && p.c.now.Sub(p.idle) >= peerLinger {
+		p.link.session.Close(p.c.now)
+	}
+}
+
+func (p *peer) nextTimer() (at time.Time) {
+	earlier := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if p.link != nil {
+		earlier(p.link.next)
+		if !p.idle.IsZero() {
+			earlier(p.idle.Add(peerLinger))
+		}
+	}
+	for _, sub := range p.subs {
+		if sub.dismissing {
+			earlier(sub.deadline)
+		}
+	}
+	return at
+}
+
+// flowOpen is a flow from the peer: of a stream that this end plays, if it is in return to that, or a subscription.
+func (p *peer) flowOpen(f *rtmfp.ReceiveFlow, m FlowMetadata) {
+	c := p.c
+	if a := f.Association(); a != nil {
+		st, ok := a.User.(*stream)
+		if !ok || st.control != a || st.closed || len(st.flows) >= maxStreamsOfPeer {
+			f.Reject(c.now, 0)
+			return
+		}
+		st.mediaFlow(c, f, m)
+		return
+	}
+	switch {
+	// "The flow MUST have a non-zero Stream ID" (§5.4.1).
+	case m.StreamID == 0, c.state != stateUp, c.cfg.MMS.P2PDisable, len(p.subs) >= maxStreamsOfPeer:
+		f.Reject(c.now, 0)
+	case len(p.subs)+len(p.players) == 0 && c.connectedPeers(p) >= c.maxPeers:
+		f.Reject(c.now, 0)
+	default:
+		c.newSubscriber(p, f, m)
+	}
+}
