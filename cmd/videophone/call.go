@@ -519,6 +519,49 @@ func (s *switchboard) next() (at time.Time) {
 	return at
 }
 
+// newest is the leg of the call that began last.
+func (s *switchboard) newest() (leg int) {
+	for _, c := range s.calls {
+		leg = max(leg, c.leg)
+	}
+	return leg
+}
+
+// words says where a call stands, for people.
+func (c *call) words() string {
+	switch c.state {
+	case stateRinging:
+		if c.reached {
+			return "Ringing…"
+		}
+		return "Connecting…"
+	case stateIncoming:
+		return "is calling"
+	case stateInCall:
+		return "In call"
+	}
+	switch c.reason {
+	case endHungUp, endTheyHungUp:
+		return "The call has ended."
+	case endRefused:
+		return "The call was refused."
+	case endWeRefused:
+		return "You refused the call."
+	case endBusy:
+		return "Busy: the other phone takes no more calls."
+	case endNoAnswer:
+		return "Nobody answered."
+	case endMissed:
+		return "You missed the call."
+	case endUnreachable:
+		if c.code == "" {
+			return "Nobody answers there. Are they online, and is the ID right?"
+		}
+		return "No way leads there (" + c.code + "). A TURN proxy in mms.cfg (RTMFPTURNProxy) would help."
+	}
+	return "The connection was lost."
+}
+
 // isPeerID reports whether s is a peer ID as this program writes it.
 func isPeerID(s string) bool {
 	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""

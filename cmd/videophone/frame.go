@@ -93,6 +93,18 @@ func (f frame) tag() flash.Message {
 	return flash.Message{Type: flash.MessageVideo, Timestamp: f.timestamp, Payload: flash.AppendVideoTag(nil, v)}
 }
 
+// plainTag makes of a frame of H.264 what Flash Player gets.
+func (f frame) plainTag() flash.Message {
+	v := flash.VideoTag{Codec: flash.AVC, Legacy: true, Packet: flash.CodedFrames, Frame: flash.InterFrame, Data: f.data}
+	if f.packet == packetConfig {
+		v.Packet = flash.SequenceStart
+	}
+	if f.key {
+		v.Frame = flash.KeyFrame
+	}
+	return flash.Message{Type: flash.MessageVideo, Timestamp: f.timestamp, Payload: flash.AppendVideoTag(nil, v)}
+}
+
 // vp8Configuration is a VPCodecConfigurationRecord: profile 0, level unknown, 8 bits, 4:2:0 in the narrow range, colours unknown.
 var vp8Configuration = []byte{0, 0, 8<<4 | 1<<1, 2, 2, 2, 0, 0}
 

@@ -35,12 +35,13 @@ const (
 
 // pageCommand is what the page asks for. Do says what; the rest are its arguments.
 type pageCommand struct {
-	Do    string   `json:"do"`
-	Leg   int      `json:"leg"`
-	Name  string   `json:"name"`
-	Text  string   `json:"text"`
-	Video []string `json:"video"`
-	Audio []string `json:"audio"`
+	Do     string   `json:"do"`
+	Leg    int      `json:"leg"`
+	Name   string   `json:"name"`
+	Text   string   `json:"text"`
+	Video  []string `json:"video"`
+	Audio  []string `json:"audio"`
+	Encode []string `json:"encode"`
 }
 
 // hub serves the page to this machine's browser and talks with it over a WebSocket. Whoever knows the token of this run may: it is in the fragment of

@@ -150,19 +150,12 @@ func (b *keyBook) own(name string, rand io.Reader) (ed25519.PrivateKey, error) {
 
 // meet says what we know of a friend who has proved a key, and remembers it if it is the first one.
 func (b *keyBook) meet(name, key string) (standing, error) {
-	f, ok := b.Friends[name]
-	switch {
-	case f.Key == "" && !ok && len(b.Friends) >= maxFriends:
-		return standingNew, nil
-	case f.Key == "":
-		b.Friends[name] = friend{Key: key}
-		return standingNew, b.save()
-	case f.Key != key:
-		return standingChanged, nil
-	case f.Verified:
-		return standingVerified, nil
+	was := b.look(name, key)
+	if _, known := b.Friends[name]; was != standingNew || !known && len(b.Friends) >= maxFriends {
+		return was, nil
 	}
-	return standingKnown, nil
+	b.Friends[name] = friend{Key: key}
+	return was, b.save()
 }
 
 // trust takes a key as the friend's, because the codes were compared.
@@ -183,4 +176,17 @@ func (b *keyBook) add(name string) error {
 func (b *keyBook) drop(name string) error {
 	delete(b.Friends, name)
 	return b.save()
+}
+
+// look says what meet would, and remembers nothing.
+func (b *keyBook) look(name, key string) standing {
+	switch f := b.Friends[name]; {
+	case f.Key == "":
+		return standingNew
+	case f.Key != key:
+		return standingChanged
+	case f.Verified:
+		return standingVerified
+	}
+	return standingKnown
 }

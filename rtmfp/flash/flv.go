@@ -23,13 +23,6 @@ const (
 	flvOldestFormat = 1
 )
 
-// The types of tags (§E.4.1), the same numbers as those of RTMFP's messages.
-const (
-	TagAudio  = 8
-	TagVideo  = 9
-	TagScript = 18 // AMF0 data, such as onMetaData
-)
-
 // Ours to tune.
 const (
 	// MaxFLVPayload bounds the bytes of one tag's payload that an FLVReader takes: a key frame of 1080p at the quality of a camera is
@@ -48,14 +41,8 @@ var (
 	ErrFLVTag       = errors.New("an FLV tag that cannot be played")
 )
 
-// FLVTag is a tag of an FLV file (§E.4.1), and at the same time what a NetStream carries as one message: the types are the same.
-type FLVTag struct {
-	Type      byte   // TagAudio, TagVideo or TagScript
-	Timestamp uint32 // in milliseconds, extended to 32 bits
-	Payload   []byte // from the AudioTagHeader, VideoTagHeader or the name of the script data on
-}
-
-// FLVReader reads the tags of an FLV file one by one. It is not safe for concurrent use.
+// FLVReader reads the tags of an FLV file one by one. A tag is what a NetStream carries as one message: the types are the same, and
+// the timestamp is extended to 32 bits (§E.4.1). It is not safe for concurrent use.
 type FLVReader struct {
 	r            *bufio.Reader
 	offset       int64 // of the next byte
@@ -73,10 +60,10 @@ func (f *FLVReader) Claims() (audio, video bool) { return f.audio, f.video }
 // Next returns the next tag; its Payload is valid until the call after it. At the end of the file the error is io.EOF; otherwise it wraps
 // ErrNotFLV, ErrFLVTruncated, ErrFLVTag, or is the reader's own. PreviousTagSize is not looked at: it serves reading backwards, and writers
 // get it wrong.
-func (f *FLVReader) Next() (FLVTag, error) {
+func (f *FLVReader) Next() (Message, error) {
 	if !f.started {
 		if err := f.header(); err != nil {
-			return FLVTag{}, err
+			return Message{}, err
 		}
 		f.started = true
 	}
@@ -86,28 +73,28 @@ func (f *FLVReader) Next() (FLVTag, error) {
 		if err := f.full(h[:]); err != nil {
 			// Some writers leave out the last PreviousTagSize, others cut it: both end the file at a tag's border.
 			if errors.Is(err, io.EOF) && f.offset-at == 0 {
-				return FLVTag{}, io.EOF
+				return Message{}, io.EOF
 			}
-			return FLVTag{}, f.truncated(err, at)
+			return Message{}, f.truncated(err, at)
 		}
 		size := int(h[1])<<16 | int(h[2])<<8 | int(h[3])
 		if size > MaxFLVPayload {
-			return FLVTag{}, fmt.Errorf("flash: at byte %d: %w: its payload has %d bytes, more than %d: encode the file with a lower bit rate", at, ErrFLVTag, size, MaxFLVPayload)
+			return Message{}, fmt.Errorf("flash: at byte %d: %w: its payload has %d bytes, more than %d: encode the file with a lower bit rate", at, ErrFLVTag, size, MaxFLVPayload)
 		}
 		payload, err := f.body(size)
 		if err != nil {
-			return FLVTag{}, f.truncated(err, at)
+			return Message{}, f.truncated(err, at)
 		}
 		var back [flvBackPointer]byte
 		if err := f.full(back[:]); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return FLVTag{}, err
+			return Message{}, err
 		}
 		if h[0]&flvFilterFlag != 0 {
-			return FLVTag{}, fmt.Errorf("flash: at byte %d: %w: it is encrypted: export the file without protection", at, ErrFLVTag)
+			return Message{}, fmt.Errorf("flash: at byte %d: %w: it is encrypted: export the file without protection", at, ErrFLVTag)
 		}
-		switch t := h[0] & flvTagTypeMask; t {
-		case TagAudio, TagVideo, TagScript:
-			return FLVTag{t, uint32(h[7])<<24 | uint32(h[4])<<16 | uint32(h[5])<<8 | uint32(h[6]), payload}, nil
+		switch t := MessageType(h[0] & flvTagTypeMask); t {
+		case MessageAudio, MessageVideo, MessageDataAMF0:
+			return Message{t, uint32(h[7])<<24 | uint32(h[4])<<16 | uint32(h[5])<<8 | uint32(h[6]), payload}, nil
 		}
 		// §E.4.1: other types are reserved, and a reader passes over them.
 	}
@@ -190,9 +177,9 @@ func NewFLVWriter(w io.Writer, audio, video bool) (*FLVWriter, error) {
 
 // WriteTag writes one tag in one Write, so that a file is cut at a tag's border wherever writing stops. It fails with ErrFLVTag for a type
 // that is not audio, video or AMF0 script data, and for a payload of 16 MiB or more.
-func (f *FLVWriter) WriteTag(t FLVTag) error {
+func (f *FLVWriter) WriteTag(t Message) error {
 	switch t.Type {
-	case TagAudio, TagVideo, TagScript:
+	case MessageAudio, MessageVideo, MessageDataAMF0:
 	default:
 		return fmt.Errorf("flash: %w: a file has no place for type %d", ErrFLVTag, t.Type)
 	}
@@ -200,7 +187,7 @@ func (f *FLVWriter) WriteTag(t FLVTag) error {
 	if n > maxFLVDataSize {
 		return fmt.Errorf("flash: %w: its payload has %d bytes", ErrFLVTag, n)
 	}
-	b := append(f.buf[:0], t.Type, byte(n>>16), byte(n>>8), byte(n),
+	b := append(f.buf[:0], byte(t.Type), byte(n>>16), byte(n>>8), byte(n),
 		byte(t.Timestamp>>16), byte(t.Timestamp>>8), byte(t.Timestamp), byte(t.Timestamp>>24), 0, 0, 0)
 	b = append(b, t.Payload...)
 	f.buf = binary.BigEndian.AppendUint32(b, uint32(flvTagHeader+n))

@@ -13,13 +13,13 @@ var flvFile = []byte("FLV\x01\x05\x00\x00\x00\x09\x00\x00\x00\x00" +
 	"\x08\x00\x00\x03\x02\x03\x04\x01\x00\x00\x00\xb2ab\x00\x00\x00\x0e" +
 	"\x09\x00\x00\x00\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x0b")
 
-var flvTags = []FLVTag{
-	{TagScript, 0, []byte("\x02\x00\x01x")},
-	{TagAudio, 0x01020304, []byte("\xb2ab")},
-	{TagVideo, 0xffffffff, nil},
+var flvTags = []Message{
+	{MessageDataAMF0, 0, []byte("\x02\x00\x01x")},
+	{MessageAudio, 0x01020304, []byte("\xb2ab")},
+	{MessageVideo, 0xffffffff, nil},
 }
 
-func readFLV(b []byte) (tags []FLVTag, err error) {
+func readFLV(b []byte) (tags []Message, err error) {
 	r := NewFLVReader(bytes.NewReader(b))
 	for {
 		t, err := r.Next()
@@ -31,7 +31,7 @@ func readFLV(b []byte) (tags []FLVTag, err error) {
 	}
 }
 
-func sameTags(a, b []FLVTag) bool {
+func sameTags(a, b []Message) bool {
 	if len(a) != len(b) {
 		return false
 	}
@@ -64,7 +64,7 @@ func TestFLVWriterWritesTheSameBytes(t *testing.T) {
 	if !bytes.Equal(b.Bytes(), flvFile) {
 		t.Errorf("%x\nwant\n%x", b.Bytes(), flvFile)
 	}
-	for _, bad := range []FLVTag{{Type: 20}, {Type: TagVideo, Payload: make([]byte, 1<<24)}} {
+	for _, bad := range []Message{{Type: 20}, {Type: MessageVideo, Payload: make([]byte, 1<<24)}} {
 		if err := w.WriteTag(bad); !errors.Is(err, ErrFLVTag) {
 			t.Errorf("type %d of %d bytes: %v", bad.Type, len(bad.Payload), err)
 		}
