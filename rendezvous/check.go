@@ -119,13 +119,12 @@ func (c *Core) checkRound(cl *client) {
 	}
 	_, to := cl.session.FarAddress()
 	hello := rtmfp.IHello{EPD: []byte(cl.session.FarIdentity()), Tag: k.tag[:]}
-	cipher := c.cfg.Identity.DefaultCipher()
 	for _, socket := range []CheckSocket{CheckDifferentPort, CheckDifferentAddress} {
 		if !c.cfg.Check.Sockets[socket] || k.answered[socket] {
 			continue
 		}
 		plain := rtmfp.AppendHeader(nil, rtmfp.Header{Mode: rtmfp.ModeStartup, TimestampPresent: true, Timestamp: uint16(c.t / int64(rtmfp.Tick))})
-		data := cipher.Seal(make([]byte, 4), rtmfp.AppendIHello(plain, hello))
+		data := c.cipher.Seal(make([]byte, 4), rtmfp.AppendIHello(plain, hello))
 		rtmfp.PutSessionID(data, 0)
 		c.probes = append(c.probes, Probe{Socket: socket, To: to, Data: data})
 		c.stats.Probes++

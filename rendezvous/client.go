@@ -13,6 +13,8 @@ import (
 //	opened --connect--> claiming --ID is free, or its holder dead--> connected --close, kill--> goodbye --> (session closed)
 //	  |                    |                                                                     ^
 //	  +--refused, 30 s-----+--the holder lives---------------------------------------------------+
+//
+// Between goodbye and the end, stateParted lets the client close the session itself.
 type clientState uint8
 
 const (
@@ -20,6 +22,7 @@ const (
 	stateClaiming                         // its peer ID is another session's, which is asked whether it lives
 	stateConnected                        // can be introduced, unless it is of the connectivity check
 	stateGoodbye                          // has been told why, and is to acknowledge that
+	stateParted                           // has, and may close the session itself
 )
 
 // client is the far end of a session. There may be a million, so it has no field that most do not need.
@@ -38,6 +41,7 @@ type client struct {
 	pending    float64 // the transaction of a connect command that waits
 	introduced uint32  // how often to others
 	asked      uint32  // for how many introductions
+	streams    uint16  // IDs given to streams
 	state      clientState
 	encoding   flash.ObjectEncoding
 	registered bool // has its peer ID
@@ -153,7 +157,7 @@ func (c *Core) deadline(d deadline) {
 	case stateOpened:
 		c.refuse(RefusedNoConnect, c.observed(cl), nil)
 		cl.session.Close(c.now)
-	case stateGoodbye:
+	case stateGoodbye, stateParted:
 		cl.session.Close(c.now)
 	case stateClaiming:
 		c.claimTimeout(cl)
@@ -173,7 +177,7 @@ func (c *Core) flowOpen(f *rtmfp.ReceiveFlow) {
 	m, err := flash.ParseFlowMetadata(f.Metadata())
 	switch {
 	// There are no streams here, and so nothing to send to them (RFC 7425 §5.3.5.3 for the code).
-	case err != nil, m.StreamID != 0, cl.state == stateGoodbye:
+	case err != nil, m.StreamID != 0, cl.state >= stateGoodbye:
 		c.stats.FlowsRejected++
 		f.Reject(c.now, 0)
 		return
@@ -221,7 +225,7 @@ func (c *Core) command(cl *client, encoding flash.ObjectEncoding, cmd flash.Comm
 
 // goodbye closes a connection in order: what was written is delivered, then the session closes.
 func (c *Core) goodbye(cl *client) {
-	if cl.state == stateGoodbye {
+	if cl.state >= stateGoodbye {
 		return
 	}
 	cl.state = stateGoodbye
@@ -229,15 +233,19 @@ func (c *Core) goodbye(cl *client) {
 		c.unregister(cl) // nobody is introduced to who is leaving
 	}
 	c.due.add(deadline{at: c.t + int64(goodbyeWait), client: cl, state: stateGoodbye})
-	if cl.control != nil {
-		// AIR takes a connection for closed only when its own control flow has been rejected.
-		cl.control.Reject(c.now, 0)
-	}
 	if cl.reply == nil {
 		cl.session.Close(c.now)
 		return
 	}
 	cl.reply.Close(c.now)
+}
+
+// parted is a client that has acknowledged everything. AIR takes a connection for closed only when its own control flow has been
+// rejected. That comes last: a return flow in answer to a flow that is rejected is refused with all that is in it.
+func (c *Core) parted(cl *client) {
+	cl.control.Reject(c.now, 0)
+	cl.state = stateParted
+	c.due.add(deadline{at: c.t + int64(partedWait), client: cl, state: stateParted})
 }
 
 // failed tells a client why its connect command failed, and ends its connection.
@@ -263,7 +271,6 @@ func (c *Core) KeysChanged(now time.Time) {
 			c.end(cl, flash.NetConnectionConnectClosed, "The developer key has been revoked.")
 		}
 	}
-	c.handle()
 }
 
 // SetDraining says whether new clients are refused because the service is about to end.
@@ -275,7 +282,6 @@ func (c *Core) Kill(now time.Time, id SessionID) bool {
 	for _, cl := range c.clients {
 		if SessionID(cl.serial) == id {
 			c.end(cl, flash.NetConnectionConnectClosed, "The connection was closed by the administrator.")
-			c.handle()
 			return true
 		}
 	}
@@ -288,5 +294,4 @@ func (c *Core) Shutdown(now time.Time) {
 	for _, cl := range c.clients {
 		cl.session.Abort(now)
 	}
-	c.handle()
 }

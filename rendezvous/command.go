@@ -11,7 +11,7 @@ import (
 func (c *Core) message(cl *client, f *rtmfp.ReceiveFlow, data []byte) {
 	m, err := flash.ParseMessage(data)
 	switch {
-	case cl.state == stateGoodbye:
+	case cl.state >= stateGoodbye:
 		return
 	case err != nil, len(data) > maxMessage:
 		c.stats.Malformed++
@@ -36,6 +36,8 @@ func (c *Core) message(cl *client, f *rtmfp.ReceiveFlow, data []byte) {
 		c.setPeerInfo(cl, cmd)
 	case flash.CommandClose:
 		c.goodbye(cl)
+	case flash.CommandCreateStream:
+		c.createStream(cl, cmd)
 	default:
 		c.stats.Ignored++
 		if cmd.Transaction != 0 && cl.state == stateConnected {
@@ -43,6 +45,19 @@ func (c *Core) message(cl *client, f *rtmfp.ReceiveFlow, data []byte) {
 				Code: flash.NetConnectionCallFailed, Level: "error", Description: "This service introduces peers; it has no methods and no streams.",
 			}))
 		}
+	}
+}
+
+// createStream gives a stream an ID. Nothing can be played or published here: the stream's flows are rejected, which closes the
+// stream alone. A refusal here would have some clients close the whole connection.
+func (c *Core) createStream(cl *client, cmd flash.Command) {
+	if cl.state != stateConnected {
+		c.stats.Malformed++
+		return
+	}
+	cl.streams++
+	if cmd.Transaction != 0 {
+		c.command(cl, cl.encoding, flash.Command{Name: flash.CommandResult, Transaction: cmd.Transaction, Arguments: []any{float64(cl.streams)}})
 	}
 }
 

@@ -3,9 +3,8 @@ package rendezvous
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"io"
-	"net/netip"
+	"math"
 	"time"
 
 	"github.com/stilenet/stile/rtmfp"
@@ -15,29 +14,25 @@ import (
 // PeerID names a client: the SHA-256 of its certificate (RFC 7425 §4.3.2).
 type PeerID = flash.PeerID
 
-// Config is what a Core is made of. All but the last two fields are required.
+// Config is what a Core is made of. All but Check is required.
 type Config struct {
 	Registry *Registry // the same for all shards
 	Identity rtmfp.Identity
 	Random   io.Reader
-	// CookieKey is the same for all shards, so that a client may come to any of them.
-	CookieKey [32]byte
 	// Shard and Shards say which of the shards this is.
 	Shard, Shards int
-	// Interfaces are the sockets, the same for all shards. None means one that reaches both families.
-	Interfaces []rtmfp.Interface
-	// DeferKeying gives key negotiations out by Keyings.
-	DeferKeying bool
 	// Check is what the connectivity check can do.
 	Check CheckConfig
 }
 
-// Core is one shard of the service. It performs no I/O and reads no clock: datagrams and the time go in; datagrams, messages to
-// other shards, probes, keyings and events come out. It is not safe for concurrent use: one goroutine owns it.
+// Core is one shard of the service: it decides about the events of an rtmfp.Endpoint, whose owner runs it. It performs no I/O and
+// reads no clock: events and the time go in; messages to other shards, probes and events for the log come out. It is not safe
+// for concurrent use: the goroutine that owns the endpoint owns it.
 type Core struct {
 	cfg      Config
 	reg      *Registry
 	e        *rtmfp.Endpoint
+	cipher   rtmfp.Cipher // of probes
 	now      time.Time
 	t        int64 // now, on the registry's clock
 	clients  map[uint32]*client
@@ -49,7 +44,6 @@ type Core struct {
 	recent     [recentHellos]recentHello
 	posts      []Post
 	probes     []Probe
-	keyings    []*rtmfp.Keying
 	events     []Event
 	stats      Stats
 	told       [refusalCount]told
@@ -68,28 +62,26 @@ type recentHello struct {
 	at     int64
 }
 
-// NewCore makes the core of a shard.
-func NewCore(now time.Time, cfg Config) (*Core, error) {
-	if cfg.Shards <= 0 {
-		cfg.Shards = 1
-	}
-	rules := cfg.Registry.Rules()
-	e, err := rtmfp.New(now, rtmfp.Config{
-		Identity: cfg.Identity, Random: cfg.Random, Interfaces: cfg.Interfaces, CookieKey: cfg.CookieKey, DeferKeying: cfg.DeferKeying,
-		Shard: uint32(cfg.Shard), Shards: uint32(cfg.Shards),
+// NewCore makes the core of a shard. Attach must follow.
+func NewCore(cfg Config) *Core {
+	cfg.Shards = max(1, cfg.Shards)
+	return &Core{cfg: cfg, reg: cfg.Registry, cipher: cfg.Identity.DefaultCipher(), clients: make(map[uint32]*client)}
+}
+
+// EndpointConfig is what the endpoint of a shard is made of, but for its interfaces, its shard and its cookie key.
+func EndpointConfig(reg *Registry, identity rtmfp.Identity, random io.Reader, shards int) rtmfp.Config {
+	rules := reg.Rules()
+	return rtmfp.Config{
+		Identity: identity, Random: random,
 		// An FIHello is what this end sends, and nobody is to redirect this end.
 		ForwardedHello:  rtmfp.ForwardedHelloIgnore,
 		Keepalive:       rules.sessionKeepalive(),
 		RetransmitLimit: retransmitLimit,
 		IdleLimit:       connectWait,
 		Limits: rtmfp.Limits{
-			Sessions: max(1, rules.Sessions/cfg.Shards), Opening: 1, ReceiveFlows: maxFlows, FlowBuffer: maxMessage + 1<<10, Buffer: 64 << 20,
+			Sessions: max(1, rules.Sessions/max(1, shards)), Opening: 1, ReceiveFlows: maxFlows, FlowBuffer: maxMessage + 1<<10, Buffer: 64 << 20,
 		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("rendezvous: %w", err)
 	}
-	return &Core{cfg: cfg, reg: cfg.Registry, e: e, clients: make(map[uint32]*client)}, nil
 }
 
 // retransmitLimit is how long a client may leave a ping or a message unanswered before its session ends.
@@ -98,33 +90,18 @@ const retransmitLimit = 30 * time.Second
 // sessionKeepalive is the server's own period: longer than what clients are told, so that a client that follows is never pinged.
 func (r *Rules) sessionKeepalive() time.Duration { return r.Keepalive + r.Keepalive/4 }
 
+// Attach gives the core its endpoint. Again is no error.
+func (c *Core) Attach(e *rtmfp.Endpoint) { c.e = e }
+
 func (c *Core) clock(now time.Time) {
 	if now.After(c.now) {
 		c.now, c.t = now, c.reg.since(now)
 	}
 }
 
-// Receive takes a datagram that came from from to an interface. It decrypts in place and keeps nothing of the buffer.
-func (c *Core) Receive(now time.Time, iface int, from netip.AddrPort, datagram []byte) {
-	c.clock(now)
-	c.stats.Read++
-	// What goes to unproven addresses is at most three times what came, so that is what a startup packet may cost.
-	if id, ok := rtmfp.SessionID(datagram); ok && id == 0 {
-		units := int64(3 * (len(datagram) + 48))
-		if !c.reg.hellos.of(from.Addr().Unmap()).take(c.t, units, c.reg.Rules().rates.replyBytes) {
-			c.stats.SourceRate++
-			return
-		}
-	}
-	c.e.Receive(now, iface, from, datagram)
-	c.handle()
-}
-
 // Tick does what is due at now.
 func (c *Core) Tick(now time.Time) {
 	c.clock(now)
-	c.e.Tick(now)
-	c.handle()
 	for {
 		d, ok := c.due.pop(c.t)
 		if !ok {
@@ -133,47 +110,21 @@ func (c *Core) Tick(now time.Time) {
 		c.deadline(d)
 	}
 	c.settle()
-	c.handle()
 }
 
-// NextTimer reports when Tick is due. ok is false if nothing is. It is right after Flush.
+// NextTimer reports when Tick is due. ok is false if nothing is.
 func (c *Core) NextTimer() (at time.Time, ok bool) {
-	at, ok = c.e.NextTimer()
-	mine := func(t int64) {
-		if m := c.reg.epoch.Add(time.Duration(t)); !ok || m.Before(at) {
-			at, ok = m, true
-		}
-	}
+	next := int64(math.MaxInt64)
 	if len(c.due) > 0 {
-		mine(c.due[0].at)
+		next = c.due[0].at
 	}
 	if len(c.challenges) > 0 {
-		mine(c.challenges[0].at)
+		next = min(next, c.challenges[0].at)
 	}
-	return at, ok
-}
-
-// Keyed takes back a keying that has run.
-func (c *Core) Keyed(now time.Time, k *rtmfp.Keying) {
-	c.clock(now)
-	c.e.Keyed(now, k)
-	c.handle()
-}
-
-// Flush returns the datagrams to send, which are valid until its next call. Recycle gives them back.
-func (c *Core) Flush(now time.Time) []rtmfp.Datagram {
-	c.clock(now)
-	return c.e.Flush(now)
-}
-
-// Recycle gives back what Flush returned when it has been sent.
-func (c *Core) Recycle(sent []rtmfp.Datagram) { c.e.Recycle(sent) }
-
-// Keyings returns the key negotiations to be run elsewhere, since it was last called. The caller owns the slice.
-func (c *Core) Keyings() []*rtmfp.Keying {
-	out := c.keyings
-	c.keyings = nil
-	return out
+	if next == math.MaxInt64 {
+		return time.Time{}, false
+	}
+	return c.reg.epoch.Add(time.Duration(next)), true
 }
 
 // Posts returns the messages to other shards since it was last called: each is for Core.Deliver of its shard. The caller owns
@@ -198,25 +149,18 @@ func (c *Core) Events() []Event {
 	return out
 }
 
-// handle processes what the endpoint has to say.
-func (c *Core) handle() {
-	for {
-		events := c.e.Events()
-		if len(events) == 0 {
-			return
-		}
-		for i := range events {
-			c.event(&events[i])
-		}
-	}
+// Handle takes an event of the endpoint, but for rtmfp.EventKeying.
+func (c *Core) Handle(now time.Time, ev rtmfp.Event) {
+	c.clock(now)
+	c.event(&ev)
 }
 
 func (c *Core) event(ev *rtmfp.Event) {
 	switch ev.Kind {
 	case rtmfp.EventHello:
-		c.stats.Introductions[c.hello(ev.Hello)]++
-	case rtmfp.EventKeying:
-		c.keyings = append(c.keyings, ev.Keying)
+		if outcome := c.hello(ev.Hello); outcome != introductionPosted {
+			c.stats.Introductions[outcome]++
+		}
 	case rtmfp.EventSessionOpen:
 		c.open(ev.Session)
 	case rtmfp.EventSessionClosing:
@@ -246,7 +190,7 @@ func (c *Core) event(ev *rtmfp.Event) {
 		}
 	case rtmfp.EventFlowFinished:
 		if cl := c.client(ev.Session); cl != nil && ev.Send == cl.reply && cl.state == stateGoodbye {
-			cl.session.Close(c.now)
+			c.parted(cl)
 		}
 	}
 }

@@ -23,7 +23,8 @@
 //
 //   - One process. What a client has registered is gone with it.
 //   - An introduction behind one NAT that does not hairpin needs a client that reports its addresses.
-//   - NetGroup and RTMP's streams, shared objects and remoting are not offered: createStream fails.
+//   - NetGroup and RTMP's streams, shared objects and remoting are not offered: createStream succeeds, and the flows of the stream are
+//     rejected.
 //   - Whether a peer that vanished is gone is known some seconds after the first introduction to it, or after Rules.Keepalive.
 //   - A Directory behind a reverse proxy sees the proxy's address, and so lets nobody take a name.
 package rendezvous

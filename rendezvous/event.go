@@ -78,7 +78,7 @@ type Session struct {
 }
 
 func (s clientState) String() string {
-	return [...]string{"unknown", "opened", "claiming", "connected", "goodbye"}[s]
+	return [...]string{"unknown", "opened", "claiming", "connected", "goodbye", "parted"}[s]
 }
 
 // describe makes the description of a client.

@@ -17,7 +17,6 @@ const (
 	IntroductionMade                      // a Redirect to the initiator and an FIHello to the peer
 	IntroductionRedirectOnly              // a Redirect alone: the peer has had as many FIHellos as it may
 	IntroductionForwardOnly               // an FIHello alone: no address fits into three times the IHello
-	IntroductionPosted                    // given to the shard of the peer, which counts the outcome itself
 	IntroductionNoPeer                    // nobody with this ID is connected
 	IntroductionNoID                      // the IHello asks for something else than a peer ID
 	IntroductionRepeated                  // a copy of an IHello that was just answered
@@ -26,10 +25,12 @@ const (
 	IntroductionSilent                    // the peer has not answered for some seconds
 	IntroductionOverflow                  // too many messages to other shards
 	introductionCount
+
+	introductionPosted = introductionCount // given to the shard of the peer, which counts the outcome
 )
 
 func (i Introduction) String() string {
-	return [...]string{"unknown", "made", "redirect_only", "forward_only", "posted", "no_peer", "no_id", "repeated", "source_rate", "key_rate", "silent",
+	return [...]string{"unknown", "made", "redirect_only", "forward_only", "no_peer", "no_id", "repeated", "source_rate", "key_rate", "silent",
 		"overflow"}[i]
 }
 
@@ -75,7 +76,6 @@ func (c *Core) post(p Post) bool {
 func (c *Core) Deliver(now time.Time, p Post) {
 	c.clock(now)
 	c.deliver(p)
-	c.handle()
 }
 
 func (c *Core) deliver(p Post) {
@@ -122,7 +122,7 @@ func (c *Core) hello(h *rtmfp.Hello) Introduction {
 	if !c.post(p) {
 		return IntroductionOverflow
 	}
-	return IntroductionPosted
+	return introductionPosted
 }
 
 // introduce answers an IHello for a peer of this shard: a Redirect to the initiator, then an FIHello over the peer's live session.

@@ -13,6 +13,8 @@ const (
 	connectWait = 30 * time.Second
 	// goodbyeWait is how long a refused client has to acknowledge why, before its session closes anyway.
 	goodbyeWait = 5 * time.Second
+	// partedWait is how long a client that has acknowledged everything has to close the session itself.
+	partedWait = time.Second
 	// claimWait is how long the holder of a peer ID has to answer when another session claims it.
 	claimWait = 3 * time.Second
 	// silenceLimit is how long a peer may leave a ping unanswered before it is introduced to nobody.
@@ -49,7 +51,6 @@ type Limits struct {
 	Sessions               int // all together; zero means 1,000,000
 	PerAddress             int // sessions of one address
 	HandshakesPerPrefix    int // new sessions a second from an IPv4 /24 or IPv6 /56
-	ReplyBytesPerPrefix    int // bytes a second that startup packets of an IPv4 /24 or IPv6 /56 may be answered with
 	IntroductionsPerPrefix int // introductions a second that an IPv4 /24 or IPv6 /56 may ask for
 	IntroductionsPerPeer   int // introductions a second to one peer
 	DirectoryPerPrefix     int // requests a second to the directory from an IPv4 /24 or IPv6 /56
@@ -58,20 +59,19 @@ type Limits struct {
 // DefaultLimits are those of the configuration's defaults.
 func DefaultLimits() Limits {
 	return Limits{
-		Sessions: 1_000_000, PerAddress: 4096, HandshakesPerPrefix: 500, ReplyBytesPerPrefix: 1 << 18, IntroductionsPerPrefix: 200,
+		Sessions: 1_000_000, PerAddress: 4096, HandshakesPerPrefix: 500, IntroductionsPerPrefix: 200,
 		IntroductionsPerPeer: 20, DirectoryPerPrefix: 50,
 	}
 }
 
 // rates are limits as buckets take them.
 type rates struct {
-	handshakes, replyBytes, introductions, perPeer, directory rate
+	handshakes, introductions, perPeer, directory rate
 }
 
 func (l *Limits) rates() rates {
 	return rates{
-		handshakes: perSecond(l.HandshakesPerPrefix, 4), replyBytes: perSecond(l.ReplyBytesPerPrefix, 1),
-		introductions: perSecond(l.IntroductionsPerPrefix, 2), perPeer: perSecond(l.IntroductionsPerPeer, 2),
+		handshakes: perSecond(l.HandshakesPerPrefix, 4), introductions: perSecond(l.IntroductionsPerPrefix, 2), perPeer: perSecond(l.IntroductionsPerPeer, 2),
 		directory: perSecond(l.DirectoryPerPrefix, 2),
 	}
 }

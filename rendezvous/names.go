@@ -91,7 +91,8 @@ func (n *Names) of(id PeerID) []string {
 	return slices.Clone(n.byPeer[id])
 }
 
-func (n *Names) count() int {
+// Len reports how many names are taken.
+func (n *Names) Len() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.byName)

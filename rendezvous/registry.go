@@ -19,7 +19,6 @@ type Registry struct {
 	rules   atomic.Pointer[Rules]
 	peers   [registryStripes]peerStripe
 	clients [registryStripes]clientStripe
-	hellos  *sources // replies to unproven addresses
 	intros  *sources // introductions that sources ask for
 	opens   *sources // sessions that sources open
 	http    *sources // requests to the directory
@@ -67,7 +66,7 @@ type AddressPair struct{ Public, Local netip.Addr }
 // NewRegistry makes a registry. epoch is the zero of its clock: cores must get no earlier times.
 func NewRegistry(epoch time.Time, random io.Reader, rules Rules) (*Registry, error) {
 	r := &Registry{Keys: new(Keyring), Names: newNames(), epoch: epoch}
-	for _, s := range []**sources{&r.hellos, &r.intros, &r.opens, &r.http} {
+	for _, s := range []**sources{&r.intros, &r.opens, &r.http} {
 		var err error
 		if *s, err = newSources(random); err != nil {
 			return nil, err

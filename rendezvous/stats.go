@@ -2,11 +2,15 @@ package rendezvous
 
 import "github.com/stilenet/stile/rtmfp"
 
-// Stats count what a shard has done, since its start. Read is the sum of SourceRate and of what Endpoint.Packets counts.
+// Stats count what a shard has done, since its start.
 type Stats struct {
-	Read       uint64 // datagrams
-	SourceRate uint64 // of them, startup packets over the budget of their source's prefix
-	Endpoint   rtmfp.Counters
+	// Each datagram that was read is in one of Limited, Long, Busy and Endpoint.Packets.
+	Read     uint64 // datagrams
+	Limited  uint64 // startup packets over the budget of their source's prefix
+	Long     uint64 // longer than any of RTMFP
+	Busy     uint64 // another shard's, which was too busy to take it
+	Unsent   uint64 // datagrams that the system did not take
+	Endpoint rtmfp.Counters
 
 	Sessions         int // now
 	Connected        uint64
@@ -34,7 +38,9 @@ const reasonCount = int(rtmfp.ReasonGlare) + 1
 // Stats returns a copy.
 func (c *Core) Stats() Stats {
 	s := c.stats
-	s.Endpoint = c.e.Counters()
+	if c.e != nil {
+		s.Endpoint = c.e.Counters()
+	}
 	s.Sessions = len(c.clients)
 	return s
 }
@@ -42,7 +48,10 @@ func (c *Core) Stats() Stats {
 // Add adds the counts of another shard.
 func (s *Stats) Add(o *Stats) {
 	s.Read += o.Read
-	s.SourceRate += o.SourceRate
+	s.Limited += o.Limited
+	s.Long += o.Long
+	s.Busy += o.Busy
+	s.Unsent += o.Unsent
 	addCounters(&s.Endpoint, &o.Endpoint)
 	s.Sessions += o.Sessions
 	s.Connected += o.Connected

@@ -17,21 +17,23 @@ import (
 //
 // A datagram to a client whose NAT has not let it in is lost; inside addresses are reached by who is behind the same NAT.
 type world struct {
-	t      testing.TB
-	now    time.Time
-	random *rand.ChaCha8
-	reg    *Registry
-	cores  []*Core
-	server netip.AddrPort
-	events []Event
-	hosts  map[netip.AddrPort]*peer // by inside address
-	nats   map[netip.Addr]*nat      // by outside address
-	queue  flights
-	serial int
-	drop   func(from, to netip.AddrPort, data []byte) bool
-	probes [CheckSockets]netip.AddrPort
-	seen   []flight // everything that the service has sent
-	keep   bool     // seen
+	t         testing.TB
+	now       time.Time
+	random    *rand.ChaCha8
+	reg       *Registry
+	cores     []*Core
+	ends      []*rtmfp.Endpoint // of the cores
+	server    netip.AddrPort
+	events    []Event
+	hosts     map[netip.AddrPort]*peer // by inside address
+	nats      map[netip.Addr]*nat      // by outside address
+	queue     flights
+	serial    int
+	drop      func(from, to netip.AddrPort, data []byte) bool
+	probes    [CheckSockets]netip.AddrPort
+	seen      []flight // everything that the service has sent
+	keep      bool     // seen
+	helloSize int      // of the last startup packet to the service
 }
 
 // flight is a datagram on its way.
@@ -72,18 +74,18 @@ type nat struct {
 
 // peer is a client: an endpoint that connects to the service and says what its tests tell it to.
 type peer struct {
-	w         *world
-	e         *rtmfp.Endpoint
-	id        *flash.Identity
-	at        netip.AddrPort
-	nat       *nat
-	session   *rtmfp.Session // with the service
-	control   *rtmfp.SendFlow
-	answers   []flash.Command
-	control41 []flash.UserControl
-	closing   []rtmfp.Reason // of sessions
-	open      []*rtmfp.Session
-	dead      bool
+	w        *world
+	e        *rtmfp.Endpoint
+	id       *flash.Identity
+	at       netip.AddrPort
+	nat      *nat
+	session  *rtmfp.Session // with the service
+	control  *rtmfp.SendFlow
+	answers  []flash.Command
+	controls []flash.UserControl
+	closing  []rtmfp.Reason // of sessions
+	open     []*rtmfp.Session
+	dead     bool
 }
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -120,13 +122,15 @@ func newWorld(t testing.TB, s setup) *world {
 		t.Fatal(err)
 	}
 	for i := range max(1, s.shards) {
-		c, err := NewCore(w.now, Config{
-			Registry: w.reg, Identity: server, Random: w.random, CookieKey: [32]byte{1}, Shard: i, Shards: max(1, s.shards), Check: s.check,
-		})
+		cfg := EndpointConfig(w.reg, server, w.random, max(1, s.shards))
+		cfg.Shard, cfg.Shards, cfg.CookieKey = uint32(i), uint32(max(1, s.shards)), [32]byte{1}
+		e, err := rtmfp.New(w.now, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.cores = append(w.cores, c)
+		c := NewCore(Config{Registry: w.reg, Identity: server, Random: w.random, Shard: i, Shards: max(1, s.shards), Check: s.check})
+		c.Attach(e)
+		w.cores, w.ends = append(w.cores, c), append(w.ends, e)
 	}
 	t.Cleanup(w.verify)
 	return w
@@ -139,17 +143,17 @@ func (w *world) verify() {
 		s := c.Stats()
 		all.Add(&s)
 	}
-	sum := all.SourceRate
+	sum := uint64(0)
 	for _, n := range all.Endpoint.Packets {
 		sum += n
 	}
-	if sum != all.Read {
-		w.t.Errorf("%d datagrams read, %d counted", all.Read, sum)
+	if sum != all.Endpoint.Received {
+		w.t.Errorf("%d datagrams read, %d counted", all.Endpoint.Received, sum)
 	}
 	if all.Introductions[IntroductionUnknown] != 0 {
 		w.t.Error("an introduction of unknown outcome")
 	}
-	if n, m := w.reg.Names.count(), w.reg.Peers(); n > 0 && m == 0 {
+	if n, m := w.reg.Names.Len(), w.reg.Peers(); n > 0 && m == 0 {
 		w.t.Errorf("%d names of %d peers", n, m)
 	}
 }
@@ -205,8 +209,13 @@ func (w *world) send(from, to netip.AddrPort, inside bool, data []byte) {
 func (w *world) flush() {
 	for again := true; again; {
 		again = false
-		for _, c := range w.cores {
-			for _, d := range c.Flush(w.now) {
+		for i, c := range w.cores {
+			for events := w.ends[i].Events(); len(events) > 0; events = w.ends[i].Events() {
+				for _, ev := range events {
+					c.Handle(w.now, ev)
+				}
+			}
+			for _, d := range w.ends[i].Flush(w.now) {
 				if w.keep {
 					w.seen = append(w.seen, flight{from: w.server, to: d.To, data: slices.Clone(d.Data)})
 				}
@@ -262,6 +271,9 @@ func (w *world) fromHost(p *peer, d rtmfp.Datagram) {
 // arrive delivers a datagram.
 func (w *world) arrive(f flight) {
 	if f.to == w.server {
+		if id, _ := rtmfp.SessionID(f.data); id == 0 {
+			w.helloSize = len(f.data)
+		}
 		w.core(f).Receive(w.now, 0, f.from, f.data)
 		return
 	}
@@ -289,12 +301,12 @@ func (w *world) arrive(f flight) {
 }
 
 // core is the shard that the kernel and the shell would give a datagram to.
-func (w *world) core(f flight) *Core {
+func (w *world) core(f flight) *rtmfp.Endpoint {
 	n := uint32(len(w.cores))
 	if id, ok := rtmfp.SessionID(f.data); ok && id != 0 {
-		return w.cores[id%n]
+		return w.ends[id%n]
 	}
-	return w.cores[uint32(f.from.Port())%n]
+	return w.ends[uint32(f.from.Port())%n]
 }
 
 // run lets time pass.
@@ -307,8 +319,11 @@ func (w *world) run(d time.Duration) {
 		if len(w.queue) > 0 && w.queue[0].at.Before(next) {
 			next = w.queue[0].at
 		}
-		for _, c := range w.cores {
+		for i, c := range w.cores {
 			if at, ok := c.NextTimer(); ok && at.Before(next) {
+				next = at
+			}
+			if at, ok := w.ends[i].NextTimer(); ok && at.Before(next) {
 				next = at
 			}
 		}
@@ -327,7 +342,8 @@ func (w *world) run(d time.Duration) {
 		for len(w.queue) > 0 && !w.queue[0].at.After(w.now) {
 			w.arrive(heap.Pop(&w.queue).(flight))
 		}
-		for _, c := range w.cores {
+		for i, c := range w.cores {
+			w.ends[i].Tick(w.now)
 			c.Tick(w.now)
 		}
 		for _, p := range w.ordered() {
@@ -355,7 +371,7 @@ func (p *peer) events() {
 				if err != nil {
 					p.w.t.Fatal(err)
 				}
-				p.control41 = append(p.control41, u)
+				p.controls = append(p.controls, u)
 				continue
 			}
 			c, err := flash.ParseCommand(m)
