@@ -135,7 +135,7 @@ func (c *Client) send(ctx context.Context, q request) (*http.Response, error) {
 // tokenError says what to do about a token that cannot be read.
 func (c *Client) tokenError(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
-		return &Error{0, fmt.Sprintf("no token in %s", c.cfg.TokenFile), "is `stile serve` running, with the same admin.token_file and as a user whose state.dir this is?"}
+		return unanswered{&Error{0, fmt.Sprintf("no token in %s", c.cfg.TokenFile), "is `stile serve` running, with the same admin.token_file and as a user whose state.dir this is?"}}
 	}
 	return &Error{0, err.Error(), ""}
 }
@@ -154,8 +154,17 @@ func (c *Client) connectError(ctx context.Context, err error) error {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &Error{0, fmt.Sprintf("the server on %s does not answer in time", c.cfg.Listen), "see its log"}
 	}
-	return &Error{0, fmt.Sprintf("no server answers on %s", c.cfg.Listen), "is `stile serve` running, with the same admin.listen?"}
+	return unanswered{&Error{0, fmt.Sprintf("no server answers on %s", c.cfg.Listen), "is `stile serve` running, with the same admin.listen?"}}
 }
+
+// ErrNoServer is what an error is, for errors.Is, if nothing listens or no server has made its token yet.
+var ErrNoServer = errors.New("no server answers")
+
+type unanswered struct{ e *Error }
+
+func (u unanswered) Error() string     { return u.e.Error() }
+func (u unanswered) Unwrap() error     { return u.e }
+func (u unanswered) Is(err error) bool { return err == ErrNoServer }
 
 // do sends and decodes the answer.
 func (c *Client) do(ctx context.Context, q request, into any) error {
@@ -178,8 +187,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return v, c.do(ctx, request{method: http.MethodGet, path: "/api/v1/status"}, v)
 }
 
-// Sessions is one page of sessions.
-func (c *Client) Sessions(ctx context.Context, q SessionQuery) (*SessionList, error) {
+func (q SessionQuery) values() url.Values {
 	values := url.Values{}
 	if q.Client.IsValid() {
 		values.Set("client", q.Client.String())
@@ -190,8 +198,13 @@ func (c *Client) Sessions(ctx context.Context, q SessionQuery) (*SessionList, er
 	if q.After != "" {
 		values.Set("after", q.After)
 	}
+	return values
+}
+
+// Sessions is one page of sessions.
+func (c *Client) Sessions(ctx context.Context, q SessionQuery) (*SessionList, error) {
 	v := new(SessionList)
-	return v, c.do(ctx, request{method: http.MethodGet, path: "/api/v1/sessions", query: values}, v)
+	return v, c.do(ctx, request{method: http.MethodGet, path: "/api/v1/sessions", query: q.values()}, v)
 }
 
 // AllSessions is all pages. Sessions that begin or end meanwhile may be there or not.

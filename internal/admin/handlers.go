@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/stilenet/stile/rendezvous"
 	"github.com/stilenet/stile/turn"
 	"github.com/stilenet/stile/turn/dataplane"
 )
@@ -50,7 +51,7 @@ func asError(err error) *Error {
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.Is(err, dataplane.ErrClosed):
+	case errors.Is(err, dataplane.ErrClosed), errors.Is(err, rendezvous.ErrClosed):
 		return &Error{http.StatusServiceUnavailable, "the server is ending", "start it again"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{http.StatusServiceUnavailable, "the relay does not answer", "ask again; if it stays so, restart the server and report it with its log"}
@@ -213,6 +214,9 @@ func (s *Server) sessions(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) kill(w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() { s.audit("kill", r, err) }()
+	if id, err := rendezvous.ParseSessionID(r.PathValue("id")); err == nil {
+		return s.killRTMFP(w, r, id)
+	}
 	id, err := sessionID(r.PathValue("id"))
 	if err != nil {
 		return err

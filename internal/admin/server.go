@@ -31,7 +31,7 @@ type Config struct {
 
 // Action is a change or a trace that was asked for with the token.
 type Action struct {
-	Name    string // kill, trace, drain, reload
+	Name    string // kill, trace, drain, reload, add key, revoke key
 	Remote  string // address and port of who asked
 	Session string // empty: not about one
 	Err     error  // why it failed
@@ -210,6 +210,11 @@ func (s *Server) handler(ending context.Context) http.Handler {
 		{"/api/v1/trace", post(s.traceNext(ending))},
 		{"/api/v1/drain", post(s.drain)},
 		{"/api/v1/reload", post(s.reload)},
+		{"/api/v1/rendezvous/sessions", get(look, s.one(s.rtmfpSessions))},
+		{"/api/v1/rendezvous/keys", map[string]endpoint{
+			http.MethodGet: {look, s.keys}, http.MethodHead: {look, s.keys}, http.MethodPost: {change, s.addKey},
+		}},
+		{"/api/v1/rendezvous/keys/{name}", map[string]endpoint{http.MethodDelete: {change, s.revokeKey}}},
 	} {
 		api.Handle(r.path, s.dispatch(r))
 	}

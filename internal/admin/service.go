@@ -14,7 +14,7 @@ import (
 // FormatVersion is the version of the JSON that this package writes. Fields may be added under one version.
 const FormatVersion = 1
 
-// Service is what the listener offers, all of it required. The functions are called by several goroutines at once and end when ctx does. An
+// Service is what the listener offers, all of it required but Rendezvous. The functions are called by several goroutines at once and end when ctx does. An
 // error that is an [*Error] decides its own status.
 type Service struct {
 	Status   func(ctx context.Context) (Status, error)
@@ -29,6 +29,8 @@ type Service struct {
 	// Ready returns why the server should get no new clients: nothing when it should.
 	Ready   func() (reasons []string)
 	Metrics http.Handler
+	// Rendezvous is nil if the server hosts none.
+	Rendezvous *Rendezvous
 }
 
 // Status is the whole server at a glance.
@@ -50,6 +52,8 @@ type Status struct {
 	Traffic     Traffic     `json:"traffic"`
 	Limits      Limits      `json:"limits"`
 	Drain       Drain       `json:"drain"`
+
+	Rendezvous *RendezvousStatus `json:"rendezvous,omitempty"` // absent without one
 }
 
 // Build says which program it is.
@@ -239,6 +243,7 @@ type Done struct {
 	Version  int    `json:"version"`
 	Session  string `json:"session,omitempty"`
 	Killed   bool   `json:"killed,omitempty"`
+	Revoked  string `json:"revoked,omitempty"` // name of a developer key
 	Draining bool   `json:"draining,omitempty"`
 }
 

@@ -56,7 +56,7 @@ type RendezvousLimits struct {
 	Sessions               int // rendezvous.limits.sessions in all
 	PerAddress             int // rendezvous.limits.per_address: sessions; 0: no limit
 	HandshakesPerPrefix    int // rendezvous.limits.handshakes_per_prefix: new sessions a second; 0: no limit
-	ReplyBytesPerPrefix    int // rendezvous.limits.reply_bytes_per_prefix: bytes a second to unproven addresses; 0: no limit
+	StartupPerPrefix       int // rendezvous.limits.startup_per_prefix: startup packets a second, for each shard; 0: no limit
 	IntroductionsPerPrefix int // rendezvous.limits.introductions_per_prefix: a second, asked for; 0: no limit
 	IntroductionsPerPeer   int // rendezvous.limits.introductions_per_peer: a second, to one peer; 0: no limit
 	DirectoryPerPrefix     int // rendezvous.limits.directory_per_prefix: requests a second; 0: no limit
@@ -92,8 +92,8 @@ var keysRendezvous = []key{
 		func(c *Config) *int { return &c.Rendezvous.Limits.PerAddress }),
 	numberKey("rendezvous.limits.handshakes_per_prefix", 500, 0, 1_000_000, "new sessions a second of an IPv4 /24 or IPv6 /56; 0: no limit",
 		func(c *Config) *int { return &c.Rendezvous.Limits.HandshakesPerPrefix }),
-	numberKey("rendezvous.limits.reply_bytes_per_prefix", 1<<18, 0, 1_000_000_000, "bytes a second to unproven addresses of an IPv4 /24 or IPv6 /56; 0: no limit",
-		func(c *Config) *int { return &c.Rendezvous.Limits.ReplyBytesPerPrefix }),
+	numberKey("rendezvous.limits.startup_per_prefix", 2000, 0, 10_000_000, "startup packets a second of an IPv4 /24 or IPv6 /56, for each shard; 0: no limit",
+		func(c *Config) *int { return &c.Rendezvous.Limits.StartupPerPrefix }).restarts(),
 	numberKey("rendezvous.limits.introductions_per_prefix", 200, 0, 1_000_000, "introductions a second that an IPv4 /24 or IPv6 /56 may ask for; 0: no limit",
 		func(c *Config) *int { return &c.Rendezvous.Limits.IntroductionsPerPrefix }),
 	numberKey("rendezvous.limits.introductions_per_peer", 20, 0, 1_000_000, "introductions a second to one peer; 0: no limit",

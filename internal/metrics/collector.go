@@ -66,6 +66,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), statsTimeout)
 	defer cancel()
+	c.rendezvous(ctx, e)
 	s, err := c.cfg.Server.Stats(ctx)
 	e.gauge(up, one(err == nil))
 	if err != nil {

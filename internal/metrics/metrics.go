@@ -36,6 +36,7 @@ type Config struct {
 	Version, Revision string        // of the build
 	LogDropped        func() uint64 // events that the log dropped; nil: the metric is absent
 	Draining          func() bool   // nil: the metric is absent
+	Rendezvous        *Rendezvous   // nil: its metrics are absent
 }
 
 // Ours to tune.
