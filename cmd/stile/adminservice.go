@@ -16,6 +16,7 @@ func (s *server) openAdmin(ctx context.Context) (*admin.Server, error) {
 	cfg := s.cfg.Admin
 	registry := metrics.New(metrics.Config{
 		Server: s.plane, Version: version(), LogDropped: s.events.Dropped, Draining: s.draining.Load,
+		Rendezvous: s.meeting.metrics(),
 	})
 	return admin.Open(ctx, admin.Config{
 		Listen: cfg.Listen, TokenFile: cfg.TokenFile, Cert: cfg.TLS.Cert, Key: cfg.TLS.Key,
@@ -30,9 +31,10 @@ func (s *server) openAdmin(ctx context.Context) (*admin.Server, error) {
 				s.drainNow()
 				return nil
 			},
-			Reload:  s.reload,
-			Ready:   s.notReady,
-			Metrics: metrics.Handler(registry),
+			Reload:     s.reload,
+			Ready:      s.notReady,
+			Metrics:    metrics.Handler(registry),
+			Rendezvous: s.meeting.admin(),
 		},
 		Audit: func(a admin.Action) {
 			e := s.log.Info()
@@ -64,6 +66,10 @@ func (s *server) status(ctx context.Context) (admin.Status, error) {
 	if err != nil {
 		return admin.Status{}, err
 	}
+	meets, err := s.meeting.status(ctx, s.config())
+	if err != nil {
+		return admin.Status{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kind, shards, why := s.plane.Engine()
@@ -80,6 +86,7 @@ func (s *server) status(ctx context.Context) (admin.Status, error) {
 	for _, r := range s.relays {
 		st.Relays = append(st.Relays, admin.RelayAddress{Public: r.Public, Local: r.Local})
 	}
+	st.Rendezvous = meets
 	st.Fill(&stats, s.plane.Ledger().Ports())
 	st.Allocations.Most = s.capacity
 	if s.draining.Load() {

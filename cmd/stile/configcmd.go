@@ -26,7 +26,7 @@ func (a app) config() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := rules(cfg, h, relays, [32]byte{}); err != nil {
+			if _, err := rules(cfg, h, relays, nil, [32]byte{}); err != nil {
 				return err
 			}
 			for _, w := range append(cfg.Warnings(), warn...) {

@@ -84,6 +84,16 @@ func (a app) printStatus(st *admin.Status) {
 	p := st.Ports
 	row("relayed ports", "%s free, %s in use, %s at rest, %s reserved", number(p.Free), number(p.InUse), number(p.Quarantined), number(p.Reserved))
 	row("relayed", "%s to peers, %s to clients", bytesize(st.Traffic.BytesUp), bytesize(st.Traffic.BytesDown))
+	if r := st.Rendezvous; r != nil {
+		row("rendezvous", "%s; %s sessions of at most %s, %s peers, %s keys (%s), %s names", strings.Join(r.Listeners, " "), number(r.Sessions), number(r.Most),
+			number(r.Peers), number(r.Keys), map[bool]string{true: "required", false: "not required"}[r.KeysRequired], number(r.Names))
+		if made := counts(r.Introductions, ""); made != "" {
+			row("introductions", "%s", made)
+		}
+		if refused := counts(r.Refused, ""); refused != "" {
+			row("clients refused", "%s", refused)
+		}
+	}
 	if st.Drain.Draining {
 		row("draining", "takes no new allocations, ends at %s", st.Drain.Deadline.Local().Format(time.TimeOnly))
 	}
@@ -201,6 +211,10 @@ func (a app) sessions() *cobra.Command {
 func (a app) listSessions(ctx context.Context, client *admin.Client, prefix netip.Prefix, asJSON, watch bool, every time.Duration) error {
 	for {
 		list, err := client.AllSessions(ctx, prefix)
+		var peers []admin.RTMFPSession
+		if err == nil {
+			peers, err = client.AllRTMFPSessions(ctx, prefix)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -212,7 +226,7 @@ func (a app) listSessions(ctx context.Context, client *admin.Client, prefix neti
 			if list == nil {
 				list = []admin.Session{}
 			}
-			if err := printJSON(a.out, admin.SessionList{Version: admin.FormatVersion, Total: len(list), Sessions: list}); err != nil {
+			if err := printJSON(a.out, sessionsJSON{admin.SessionList{Version: admin.FormatVersion, Total: len(list), Sessions: list}, peers}); err != nil {
 				return err
 			}
 		default:
@@ -220,6 +234,7 @@ func (a app) listSessions(ctx context.Context, client *admin.Client, prefix neti
 				fmt.Fprint(a.out, "\x1b[H\x1b[2J") // top left, clear
 			}
 			a.printSessions(list)
+			a.printRTMFPSessions(peers)
 		}
 		if !watch {
 			return nil
@@ -230,6 +245,33 @@ func (a app) listSessions(ctx context.Context, client *admin.Client, prefix neti
 		case <-time.After(every):
 		}
 	}
+}
+
+// sessionsJSON is the allocations, and the clients of the rendezvous.
+type sessionsJSON struct {
+	admin.SessionList
+	Rendezvous []admin.RTMFPSession `json:"rendezvous,omitempty"`
+}
+
+func (a app) printRTMFPSessions(list []admin.RTMFPSession) {
+	if len(list) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nSESSION\tCLIENT\tPEER ID\tKEY\tNAMES\tINTRODUCED\tASKED\tAGE\tHEARD\tSTATE")
+	for _, s := range list {
+		names, key := strings.Join(s.Names, " "), s.Key
+		if names == "" {
+			names = "-"
+		}
+		if key == "" {
+			key = "-"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.16s…\t%s\t%s\t%d\t%d\t%v\t%v ago\t%s\n", s.Session, s.Client, s.PeerID, key, names, s.Introduced, s.Asked,
+			time.Since(s.Started).Round(time.Second), time.Since(s.Heard).Round(time.Second), s.State)
+	}
+	_ = w.Flush()
+	fmt.Fprintf(a.out, "%s clients of the rendezvous\n", number(len(list)))
 }
 
 func (a app) printSessions(list []admin.Session) {

@@ -141,7 +141,7 @@ func serveSimulated(t *testing.T, n *natlab.Net, h *natlab.Host, args ...string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := rules(cfg, edge, relays, [32]byte{1})
+	r, err := rules(cfg, edge, relays, nil, [32]byte{1})
 	if err != nil {
 		t.Fatal(err)
 	}

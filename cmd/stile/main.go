@@ -28,8 +28,8 @@ func main() { os.Exit(run(os.Args[1:], app{os.Stdout, os.Stderr, os.Environ()}))
 func run(args []string, a app) int {
 	root := &cobra.Command{
 		Use:   "stile",
-		Short: "A TURN relay proxy for Flash Player, AIR and WebRTC",
-		Long: "Stile relays UDP for players whose firewall or NAT keeps them from each other.\n\n" +
+		Short: "A TURN relay proxy and an RTMFP rendezvous for Flash Player, AIR and WebRTC",
+		Long: "Stile introduces players to each other, and relays UDP for those whose firewall or NAT keeps them apart.\n\n" +
 			"Start with `stile serve`: it needs no configuration and says what it does.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -41,7 +41,7 @@ func run(args []string, a app) int {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
 	})
-	root.AddCommand(a.serve(), a.status(), a.sessions(), a.drain(), a.reloadCmd(), a.config(), a.mmscfg(), a.version())
+	root.AddCommand(a.serve(), a.status(), a.sessions(), a.drain(), a.reloadCmd(), a.keys(), a.config(), a.mmscfg(), a.version())
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0

@@ -11,7 +11,9 @@ import (
 )
 
 // rules turns the configuration and what is known of the host into what the cores judge by.
-func rules(cfg *config.Config, h *host, relays []turn.RelayAddress, nonceKey [32]byte) (*turn.Rules, error) {
+//
+// services are the sockets of this process's own rendezvous.
+func rules(cfg *config.Config, h *host, relays []turn.RelayAddress, services []netip.AddrPort, nonceKey [32]byte) (*turn.Rules, error) {
 	profile, err := turn.ParseProfile(string(cfg.Turn.Peers.Profile))
 	if err != nil {
 		return nil, err
@@ -42,6 +44,7 @@ func rules(cfg *config.Config, h *host, relays []turn.RelayAddress, nonceKey [32
 		Hairpin: hairpin,
 		Routes:  h.routes, OwnAddresses: h.own,
 		Relays: relays, RelayPorts: turn.PortRange(cfg.Turn.Relay.Ports),
+		Services: services,
 	})
 	if err != nil {
 		return nil, err

@@ -39,7 +39,7 @@ func (a app) serve() *cobra.Command {
 			}
 			if dryRun {
 				s.page.write(a.out, version())
-				return s.plane.Close()
+				return errors.Join(s.meeting.close(), s.plane.Close())
 			}
 			return s.run(c.Context())
 		},
@@ -60,7 +60,8 @@ type server struct {
 	events   *logging.Events
 	tracer   admin.Tracer
 	plane    *dataplane.Server
-	capacity int // allocations that the machine and the configuration allow
+	meeting  *meeting // the rendezvous; nil without one
+	capacity int      // allocations that the machine and the configuration allow
 	nonceKey [32]byte
 	relays   []turn.RelayAddress
 	started  time.Time
@@ -77,7 +78,7 @@ type server struct {
 }
 
 // newServer loads the configuration and opens everything, so that each mistake ends the start with one line.
-func (a app) newServer(ctx context.Context, load func() (*config.Config, error)) (*server, error) {
+func (a app) newServer(ctx context.Context, load func() (*config.Config, error)) (_ *server, err error) {
 	cfg, err := load()
 	if err != nil {
 		return nil, err
@@ -93,15 +94,23 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	if s.relays, warn, err = s.host.relays(cfg); err != nil {
 		return nil, err
 	}
-	r, err := rules(cfg, s.host, s.relays, s.nonceKey)
-	if err != nil {
-		return nil, err
-	}
 	s.log, err = logging.New(logging.Config{Level: string(cfg.Log.Level), Format: string(cfg.Log.Format), Out: a.err, Terminal: isTerminal(a.err)})
 	if err != nil {
 		return nil, err
 	}
 	s.events = s.log.Events(cfg.Log.Permissions)
+	if s.meeting, err = s.openMeeting(ctx); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = s.meeting.close()
+		}
+	}()
+	r, err := rules(cfg, s.host, s.relays, s.meeting.services(cfg, s.relays), s.nonceKey)
+	if err != nil {
+		return nil, err
+	}
 	kind, err := engineKind(cfg)
 	if err != nil {
 		return nil, err
@@ -125,7 +134,8 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	s.page = s.describe(r.Policy, limit)
 	s.page.Discovery = describeDiscovery(cfg, discovers)
-	s.page.Notes = append(append(cfg.Warnings(), warn...), s.page.Notes...)
+	s.page.Rendezvous, s.page.Exchange = s.meeting.describe(cfg)
+	s.page.Notes = append(append(append(cfg.Warnings(), warn...), s.meeting.notes(cfg)...), s.page.Notes...)
 	return s, nil
 }
 
@@ -178,6 +188,7 @@ func (s *server) run(ctx context.Context) error {
 	control, err := s.openAdmin(ctx)
 	if err != nil {
 		s.plane.Close()
+		_ = s.meeting.close()
 		return err
 	}
 	signals := make(chan os.Signal, 4)
@@ -185,8 +196,9 @@ func (s *server) run(ctx context.Context) error {
 	defer signal.Stop(signals)
 
 	var group sync.WaitGroup
-	failed := make(chan error, 2)
+	failed := make(chan error, 4)
 	group.Go(func() { failed <- s.plane.Serve(ctx) })
+	s.meeting.serve(ctx, &group, failed)
 	group.Go(func() { failed <- control.Serve(ctx) })
 	if err := watchHost(ctx, func() { s.hostChanged(ctx) }); err != nil {
 		s.log.Warn().Err(err).Msg("changes of routes and addresses are noticed at the next start or SIGHUP only")
@@ -256,7 +268,8 @@ func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-ch
 func (s *server) startDrain(ctx context.Context) <-chan struct{} {
 	timeout := s.config().Server.DrainTimeout
 	done := make(chan struct{})
-	if err := s.plane.Do(ctx, func(_ time.Time, _ int, c *turn.Core) { c.SetDraining(true) }); err != nil {
+	// The clients of the rendezvous are connected for as long as they like, so nobody waits for them: their sessions with each other go on.
+	if err := errors.Join(s.plane.Do(ctx, func(_ time.Time, _ int, c *turn.Core) { c.SetDraining(true) }), s.meeting.drain(ctx)); err != nil {
 		close(done)
 		return done
 	}
@@ -306,11 +319,14 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	if err != nil {
 		return admin.Reloaded{}, err
 	}
-	r, err := rules(next, h, s.relays, s.nonceKey)
+	r, err := rules(next, h, s.relays, s.meeting.services(next, s.relays), s.nonceKey)
 	if err != nil {
 		return admin.Reloaded{}, err
 	}
 	if err := s.plane.SetRules(ctx, r); err != nil {
+		return admin.Reloaded{}, err
+	}
+	if err := s.meeting.reload(next, s.relays); err != nil {
 		return admin.Reloaded{}, err
 	}
 	s.events.SetPermissions(next.Log.Permissions)
@@ -320,9 +336,10 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	s.cfg, s.host = next, h
 	old := s.page
 	s.page = &page{
-		Listen: old.Listen, Discovery: old.Discovery, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
-		Clients: describeClients(next), Peers: describePeers(next), Notes: append(next.Warnings(), unjudged(r.Policy)...),
+		Listen: old.Listen, Discovery: old.Discovery, Exchange: old.Exchange, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
+		Clients: describeClients(next), Peers: describePeers(next), Notes: append(append(next.Warnings(), s.meeting.notes(next)...), unjudged(r.Policy)...),
 	}
+	s.page.Rendezvous, _ = s.meeting.describe(next)
 	words := make([]string, len(changes))
 	for i, c := range changes {
 		words[i] = c.String()
@@ -343,7 +360,7 @@ func (s *server) hostChanged(ctx context.Context) {
 	if h.equal(s.host) {
 		return
 	}
-	r, err := rules(s.cfg, h, s.relays, s.nonceKey)
+	r, err := rules(s.cfg, h, s.relays, s.meeting.services(s.cfg, s.relays), s.nonceKey)
 	if err == nil {
 		err = s.plane.SetRules(ctx, r)
 	}
@@ -365,7 +382,7 @@ func (s *server) watchdog(ctx context.Context, n notifier, every time.Duration) 
 			return
 		case <-t.C:
 			try, cancel := context.WithTimeout(ctx, every)
-			if s.plane.Do(try, func(time.Time, int, *turn.Core) {}) == nil {
+			if s.plane.Do(try, func(time.Time, int, *turn.Core) {}) == nil && s.meeting.alive(try) == nil {
 				n.send("WATCHDOG=1")
 			}
 			cancel()

@@ -15,6 +15,8 @@ import (
 type page struct {
 	Listen      string
 	Discovery   string
+	Rendezvous  string
+	Exchange    string
 	Clients     string
 	Peers       string
 	Relayed     string
@@ -26,10 +28,12 @@ type page struct {
 }
 
 func (p *page) write(w io.Writer, version string) {
-	fmt.Fprintf(w, "stile %s: TURN proxy (draft-ietf-behave-turn-08 and RFC 8656)\n\n", version)
+	fmt.Fprintf(w, "stile %s: TURN proxy (draft-ietf-behave-turn-08 and RFC 8656) and RTMFP rendezvous (RFC 7016)\n\n", version)
 	for _, row := range [][2]string{
 		{"listens on", p.Listen},
 		{"NAT discovery", p.Discovery},
+		{"rendezvous", p.Rendezvous},
+		{"ID exchange", p.Exchange},
 		{"clients", p.Clients},
 		{"peers", p.Peers},
 		{"relayed address", p.Relayed},
@@ -37,6 +41,9 @@ func (p *page) write(w io.Writer, version string) {
 		{"engine", p.Engine},
 		{"administration", p.Admin},
 	} {
+		if row[1] == "" {
+			continue
+		}
 		fmt.Fprintf(w, "  %-16s %s\n", row[0], wrap(row[1], 19))
 	}
 	if p.MMSLine != "" {
