@@ -21,7 +21,8 @@ interop: # as root, with coturn
 
 bench: # as root, with coturn, on a quiet machine; writes docs/benchmarks.md
 	go build -o build/stile ./cmd/stile && go build -o build/stilebench ./cmd/stilebench
-	./build/stilebench compare --netns --markdown docs/benchmarks.md
+	./build/stilebench compare --markdown docs/benchmarks.md
+	./build/stilebench stun --markdown docs/benchmarks.md
 
 lint:
 	go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2 run ./...

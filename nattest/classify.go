@@ -153,7 +153,8 @@ func (c *classifier) partial() {
 
 // ours reports whether an endpoint seen outside is this machine's own.
 func (c *classifier) ours(x *Observation, r Reply) bool {
-	return slices.Contains(c.o.Local, r.Mapped.Addr()) && r.Mapped.Port() == x.Local.Port()
+	a := r.Mapped.Addr()
+	return (slices.Contains(c.o.Local, a) || a.IsLoopback()) && r.Mapped.Port() == x.Local.Port()
 }
 
 // addresses collects what is seen outside.

@@ -24,7 +24,7 @@
 //
 // Not measured, and never reported as a verdict: the number of hops and of NATs in a row (a carrier's NAT is recognised
 // by this machine's own address only), path MTU (only whether a datagram of 1,800 bytes survives in fragments), TCP
-// mapping, port blocks as such (only the range of the ports seen), the refresh of a binding by packets from outside,
+// mapping, port blocks as such (only the range of the ports seen),
 // UPnP IGD, NAT-PMP and PCP. IPv6 is tested for reachability and translation, not for filtering. Mapping that changes
 // while the probe runs is reported as unstable and not followed. A server that answers falsely and consistently on all
 // its addresses is believed.

@@ -3,6 +3,7 @@ package nattest_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -165,4 +166,26 @@ func explain(r *nattest.Report) string {
 		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// loopback is a STUN server of the system on 127.0.0.1, closed with the test.
+func loopback(t *testing.T) string {
+	t.Helper()
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		b := make([]byte, 4096)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			c.WriteTo(stun.Respond(nil, b[:n], netip.AddrPort{}, from.(*net.UDPAddr).AddrPort()), from)
+		}
+	})
+	t.Cleanup(func() { c.Close(); wait.Wait() })
+	return c.LocalAddr().String()
 }

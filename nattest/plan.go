@@ -28,6 +28,7 @@ const (
 	RoleLifetime            // does a binding still admit the server?
 	RoleQuota               // does another socket get a mapping?
 	RoleStream              // does TCP work?
+	RoleRefresh             // does a binding that the server has sent to half-way still admit it?
 )
 
 func (r Role) String() string                { return word(roleWords, r) }

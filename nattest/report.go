@@ -66,6 +66,8 @@ type Verdict struct {
 	// which it was there, and the shortest after which it was not. 0 means none.
 	LifetimeMin int64 `json:"lifetime_min_ms,omitempty"`
 	LifetimeMax int64 `json:"lifetime_max_ms,omitempty"`
+	// InboundRefresh says whether packets from outside keep a binding, as measured together with the lifetime.
+	InboundRefresh Answer `json:"inbound_refresh"`
 	// Quota is how many sockets got mappings before the NAT refused more, 0 if it did not or was not asked.
 	Quota int `json:"quota,omitempty"`
 
@@ -180,8 +182,9 @@ type Observation struct {
 	Sent     int            `json:"sent"`   // attempts, each with a transaction ID of its own
 	Judged   int            `json:"judged"` // attempts that had the time to be answered; only these count as lost
 	Answered int            `json:"answered"`
-	Error    int            `json:"error,omitempty"`   // the code of an error response
-	Ignored  int            `json:"ignored,omitempty"` // replies from the address of the request in spite of CHANGE-REQUEST
+	Error    int            `json:"error,omitempty"`    // the code of an error response
+	Ignored  int            `json:"ignored,omitempty"`  // replies from the address of the request in spite of CHANGE-REQUEST
+	AfterMS  int64          `json:"after_ms,omitempty"` // of rest before a lifetime probe
 	// Controls and ControlsLost are what the silence of this probe is measured by, as counted when it was judged.
 	Controls     int     `json:"controls"`
 	ControlsLost int     `json:"controls_lost"`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"runtime"
 	"time"
@@ -33,6 +34,7 @@ func (s *server) openAdmin(ctx context.Context) (*admin.Server, error) {
 			},
 			Reload:     s.reload,
 			Ready:      s.notReady,
+			Notes:      s.notes,
 			Metrics:    metrics.Handler(registry),
 			Rendezvous: s.meeting.admin(),
 		},
@@ -59,6 +61,14 @@ func (s *server) notReady() (reasons []string) {
 		reasons = append(reasons, "draining")
 	}
 	return reasons
+}
+
+// notes says what is not as good as it could be.
+func (s *server) notes() (notes []string) {
+	if kind, _, why := s.plane.Engine(); why != "" {
+		notes = append(notes, fmt.Sprintf("engine %s, not a faster one: %s", kind, why))
+	}
+	return notes
 }
 
 func (s *server) status(ctx context.Context) (admin.Status, error) {

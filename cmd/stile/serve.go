@@ -135,7 +135,7 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	s.page = s.describe(r.Policy, limit)
 	s.page.Discovery = describeDiscovery(cfg, discovers)
 	s.page.Rendezvous, s.page.Exchange = s.meeting.describe(cfg)
-	s.page.Notes = append(append(append(cfg.Warnings(), warn...), s.meeting.notes(cfg)...), s.page.Notes...)
+	s.page.Notes = append(append(append(append(cfg.Warnings(), warn...), s.meeting.notes(cfg)...), s.page.Notes...), s.plane.Warnings()...)
 	return s, nil
 }
 
@@ -207,6 +207,9 @@ func (s *server) run(ctx context.Context) error {
 	s.page.Admin = control.Describe()
 	s.page.write(s.app.out, version())
 	s.mu.Unlock()
+	if kind, _, why := s.plane.Engine(); why != "" {
+		s.log.Warn().Stringer("engine", kind).Msg("not a faster engine: " + why)
+	}
 	notify.send("READY=1")
 	if every := watchdog(); every > 0 {
 		group.Go(func() { s.watchdog(ctx, notify, every) })
@@ -230,6 +233,7 @@ func (s *server) run(ctx context.Context) error {
 // wait returns when the server is to end: nil after a drain, else what failed.
 func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-chan error) error {
 	var ended <-chan struct{} // of the drain
+	stop := s.stop
 	for {
 		select {
 		case <-ctx.Done():
@@ -239,7 +243,8 @@ func (s *server) wait(ctx context.Context, signals <-chan os.Signal, failed <-ch
 				err = errors.New("a part of the server ended by itself")
 			}
 			return err
-		case <-s.stop:
+		case <-stop:
+			stop = nil // it stays closed
 			if ended == nil {
 				ended = s.startDrain(ctx)
 			}
@@ -337,7 +342,8 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	old := s.page
 	s.page = &page{
 		Listen: old.Listen, Discovery: old.Discovery, Exchange: old.Exchange, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
-		Clients: describeClients(next), Peers: describePeers(next), Notes: append(append(next.Warnings(), s.meeting.notes(next)...), unjudged(r.Policy)...),
+		Clients: describeClients(next), Peers: describePeers(next),
+		Notes: append(append(append(next.Warnings(), s.meeting.notes(next)...), unjudged(r.Policy)...), s.plane.Warnings()...),
 	}
 	s.page.Rendezvous, _ = s.meeting.describe(next)
 	words := make([]string, len(changes))

@@ -40,7 +40,7 @@ func allocateCommand() *cobra.Command {
 	}
 	tf.add(cmd)
 	lf.add(cmd, 10000)
-	cmd.Flags().DurationVar(&settle, "settle", time.Second, "wait before memory is read, before and after")
+	cmd.Flags().DurationVar(&settle, "settle", 3*time.Second, "wait before memory is read, before and after")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
 	return cmd
 }

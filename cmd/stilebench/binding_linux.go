@@ -25,6 +25,7 @@ type bindingOptions struct {
 	duration        time.Duration
 	netns, asJSON   bool
 	lab             labFlags
+	markdown        string
 }
 
 func stunCommand() *cobra.Command {
@@ -41,10 +42,16 @@ answer. The servers are measured in turn, round by round; the first is what rati
 				return err
 			}
 			clearProgress()
+			part := rep.markdown()
+			if o.markdown != "" {
+				if err := writePart(o.markdown, "STUN Binding", part); err != nil {
+					return err
+				}
+			}
 			if o.asJSON {
 				return writeJSON(os.Stdout, rep)
 			}
-			fmt.Print(rep.markdown())
+			fmt.Print(part)
 			return nil
 		},
 	}
@@ -55,6 +62,7 @@ answer. The servers are measured in turn, round by round; the first is what rati
 	fl.IntVar(&o.clients, "clients", 100, "ports that requests come from")
 	fl.DurationVar(&o.duration, "duration", 2*time.Second, "of a measured trial")
 	fl.BoolVar(&o.netns, "netns", true, "in laboratories of network namespaces (root); false: on loopback, which hides costs")
+	fl.StringVar(&o.markdown, "markdown", "", "write the part into this page too, in the place of the one with the same title")
 	fl.BoolVar(&o.asJSON, "json", false, "print every trial as JSON instead of the table")
 	o.lab.add(cmd)
 	return cmd

@@ -9,6 +9,7 @@ import (
 // CompareReport is what `compare --json` prints: every trial, from which the tables are made.
 type CompareReport struct {
 	Version     int              `json:"version"` // of this format: 1
+	Title       string           `json:"title"`
 	Date        time.Time        `json:"date"`
 	Facts       Facts            `json:"machine"`
 	CommandLine []string         `json:"command_line"`
@@ -22,7 +23,6 @@ type CompareReport struct {
 	Fixed       []CompareCase    `json:"fixed"`
 	Latency     []CompareCase    `json:"latency"`
 	Generator   []Calibration    `json:"generator"`
-	Binding     *BindingReport   `json:"binding,omitempty"`
 }
 
 // ComparedServer is one column of the tables.

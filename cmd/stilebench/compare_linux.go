@@ -26,6 +26,7 @@ type compareOptions struct {
 	maxLoss              float64
 	netns, smoke, asJSON bool
 	lab                  labFlags
+	title                string
 	markdown             string
 }
 
@@ -33,7 +34,7 @@ func compareCommand() *cobra.Command {
 	var o compareOptions
 	cmd := &cobra.Command{
 		Use:   "compare",
-		Short: "Compare servers in one interleaved run and write the page of the results",
+		Short: "Compare servers in one interleaved run and write a part of the page of results",
 		Long: `Compare starts every server on one CPU, in a laboratory of its own, and measures them in turn, case by case and round
 by round: allocations per second and memory (a fresh process each time), the highest rate without loss, the
 CPU per packet there and at a common rate, latency. The first server is the one that ratios are about.`,
@@ -44,16 +45,16 @@ CPU per packet there and at a common rate, latency. The first server is the one 
 				return err
 			}
 			clearProgress()
-			page := rep.markdown()
+			part := rep.markdown()
 			if o.markdown != "" {
-				if err := os.WriteFile(o.markdown, []byte(page), 0o644); err != nil {
+				if err := writePart(o.markdown, o.title, part); err != nil {
 					return err
 				}
 			}
 			if o.asJSON {
 				return writeJSON(os.Stdout, rep)
 			}
-			fmt.Print(page)
+			fmt.Print(part)
 			return nil
 		},
 	}
@@ -70,12 +71,13 @@ CPU per packet there and at a common rate, latency. The first server is the one 
 	fl.IntVar(&o.memoryAllocations, "memory-allocations", 10_000, "of the measurement of allocations and memory; 0 leaves it out")
 	fl.IntVar(&o.outstanding, "outstanding", 128, "requests that wait for an answer at most")
 	fl.DurationVar(&o.duration, "duration", 2*time.Second, "of a measured trial")
-	fl.DurationVar(&o.settle, "settle", time.Second, "wait before memory is read")
+	fl.DurationVar(&o.settle, "settle", 3*time.Second, "wait before memory is read")
 	fl.Float64Var(&o.maxLoss, "max-loss", 0.001, "share of the packets that may be lost")
 	fl.BoolVar(&o.netns, "netns", true, "in laboratories of network namespaces (root); false: on loopback, which hides costs")
 	fl.BoolVar(&o.smoke, "smoke", false, "seconds instead of minutes: everything runs once, nothing is compared")
 	fl.BoolVar(&o.asJSON, "json", false, "print every trial as JSON instead of the page")
-	fl.StringVar(&o.markdown, "markdown", "", "write the page to this file too")
+	fl.StringVar(&o.title, "title", "Relaying", "of the part of the page")
+	fl.StringVar(&o.markdown, "markdown", "", "write the part into this page too, in the place of the one with the same title")
 	o.lab.add(cmd)
 	return cmd
 }
@@ -118,16 +120,9 @@ func compare(ctx context.Context, o compareOptions) (_ *CompareReport, err error
 	if cpus.server < 0 && !o.smoke {
 		return nil, errors.New("compare needs two CPUs: one for the server, one for the generator")
 	}
-	rep := &CompareReport{Version: 1, Date: time.Now().UTC(), Facts: machineFacts(), CommandLine: commandLine(), Smoke: o.smoke,
+	rep := &CompareReport{Version: 1, Title: o.title, Date: time.Now().UTC(), Facts: machineFacts(), CommandLine: commandLine(), Smoke: o.smoke,
 		Laboratory: describeLab(o.netns, opts), Rounds: o.rounds, Allocations: o.allocations, MaxLoss: o.maxLoss}
 
-	if !o.smoke {
-		rep.Binding, err = compareBinding(ctx, bindingOptions{servers: o.servers, peers: o.peers, rounds: o.rounds, clients: o.allocations, duration: o.duration,
-			netns: o.netns, lab: o.lab})
-		if err != nil {
-			return nil, err
-		}
-	}
 	var all []*contestant
 	defer func() {
 		for _, c := range all {

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// markdown renders the page. Every figure is a median over the rounds; a ratio is the median of the rounds' ratios.
+// markdown renders a part of the page. Every figure is a median over the rounds; a ratio is the median of the rounds' ratios.
 func (r *CompareReport) markdown() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	p("# Benchmarks\n")
-	p("Made by `stilebench compare` on %s. Absolute figures belong to this machine; ratios travel.\n", r.Date.Format("2 January 2006"))
+	p("## %s\n", r.Title)
+	p("Made by `stilebench compare` on %s.\n", r.Date.Format("2 January 2006"))
 	p("| machine | |\n|---|---|")
 	p("| CPU | %s, %d online; the server has one of them, the generator another |", r.Facts.CPU, r.Facts.CPUs)
 	p("| kernel | Linux %s |", r.Facts.Kernel)
@@ -28,7 +28,7 @@ func (r *CompareReport) markdown() string {
 		return b.String()
 	}
 
-	p("\n## Highest rate\n")
+	p("\n### Highest rate\n")
 	p("Packets per second delivered with at most %g %% loss. \"≥\": the generator was the limit, not the server.\n", r.MaxLoss*100)
 	r.table(&b, r.Highest, rateOf, func(c *CompareCase, server int, v float64) string {
 		if c.generatorLimited(server) {
@@ -36,11 +36,11 @@ func (r *CompareReport) markdown() string {
 		}
 		return grouped(v)
 	})
-	p("\n## CPU per packet, each server at its own highest rate\n")
+	p("\n### CPU per packet, each server at its own highest rate\n")
 	p("Microseconds of CPU charged to the server's threads for each delivered packet.\n")
 	r.table(&b, r.Highest, cpuOf, func(_ *CompareCase, _ int, v float64) string { return fmt.Sprintf("%.2f", v) })
 	if len(r.Fixed) > 0 {
-		p("\n## CPU per packet at a common rate\n")
+		p("\n### CPU per packet at a common rate\n")
 		p("Where a server does not reach the wanted rate, all are compared at the highest that all reach. \"lost\": more than %g %% in most rounds.\n", r.MaxLoss*100)
 		r.table(&b, r.Fixed, cpuOf, func(c *CompareCase, server int, v float64) string {
 			if c.lossy(server, r.MaxLoss) {
@@ -50,7 +50,7 @@ func (r *CompareReport) markdown() string {
 		})
 	}
 	if len(r.Latency) > 0 {
-		p("\n## One-way latency\n")
+		p("\n### One-way latency\n")
 		p("Microseconds from the sender's system call to the receiver's interface, p50 / p99.\n")
 		r.header(&b, false)
 		for i := range r.Latency {
@@ -64,13 +64,10 @@ func (r *CompareReport) markdown() string {
 			b.WriteByte('\n')
 		}
 	}
-	p("\n## Allocations, memory, idleness\n")
+	p("\n### Allocations, memory, idleness\n")
 	r.allocationTable(&b)
-	if r.Binding != nil {
-		p("\n%s", strings.TrimSuffix(r.Binding.markdown(), "\n"))
-	}
 	if len(r.Generator) > 0 {
-		p("\n## The generator\n")
+		p("\n### The generator\n")
 		p("What one packet costs the generator without a server (`stilebench calibrate`); delivery into the server's socket buffer happens in the sender's system call, on the generator's CPU.\n")
 		p("| payload | send and deliver, µs | receive, µs | highest rate |\n|---|---|---|---|")
 		for _, g := range r.Generator {

@@ -16,7 +16,7 @@ func sampleReport() *CompareReport {
 		return &AllocationResult{Allocations: 10000, PerSecond: perSecond, ServerUs: 20, PSSBytes: pss, SlabBytes: slab, Memory: true}
 	}
 	return &CompareReport{
-		Version: 1, Date: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), Rounds: 3, Allocations: 100, MaxLoss: 0.001,
+		Version: 1, Title: "Relaying", Date: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), Rounds: 3, Allocations: 100, MaxLoss: 0.001,
 		Facts: Facts{CPU: "A CPU", CPUs: 2, Kernel: "6.18", Go: "go1.26"}, Laboratory: "a network",
 		CommandLine: []string{"stilebench", "compare", "--server-cmd", "own=./own -p {port}"},
 		Servers: []ComparedServer{
@@ -39,7 +39,7 @@ func sampleReport() *CompareReport {
 func TestThePageHoldsMediansAndRatiosRoundByRound(t *testing.T) {
 	page := sampleReport().markdown()
 	for _, want := range []string{
-		"# Benchmarks\n",
+		"## Relaying\n",
 		"stilebench compare --server-cmd 'own=./own -p {port}'",
 		"| own | 1 | `./own a\\|b` |",
 		"| 172 B up | ≥ 420,000 | 150,000 | 2.75 |", // 400/150, 420/140, 440/160: the median is the last

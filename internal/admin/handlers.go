@@ -131,8 +131,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	if !v.Ready {
 		code = http.StatusServiceUnavailable
 	}
+	if s.cfg.Service.Notes != nil {
+		v.Notes = s.cfg.Service.Notes()
+	}
 	if s.certificate != nil && s.authorized(r) != nil {
-		v.Reasons = nil
+		v.Reasons, v.Notes = nil, nil
 	}
 	return reply(w, code, v)
 }

@@ -27,7 +27,9 @@ type Service struct {
 	// Reload reads the configuration again. Its error is the operator's mistake; nothing has changed then.
 	Reload func(ctx context.Context) (Reloaded, error)
 	// Ready returns why the server should get no new clients: nothing when it should.
-	Ready   func() (reasons []string)
+	Ready func() (reasons []string)
+	// Notes returns what is not as good as it could be, and is no reason to send clients elsewhere. Nil: nothing.
+	Notes   func() []string
 	Metrics http.Handler
 	// Rendezvous is nil if the server hosts none.
 	Rendezvous *Rendezvous
@@ -236,6 +238,7 @@ type Readiness struct {
 	Version int      `json:"version"`
 	Ready   bool     `json:"ready"`
 	Reasons []string `json:"reasons,omitempty"`
+	Notes   []string `json:"notes,omitempty"` // not as good as it could be: a slower engine than the machine could have
 }
 
 // Done answers what was done.

@@ -43,6 +43,7 @@ var (
 	portsReused = desc("turn_relay_ports_reused_total", "Relayed ports taken out of quarantine early.")
 	silent      = desc("turn_silent_peers", "Peer addresses with an unanswered-peer budget.")
 	engine      = desc("turn_engine_info", "The engine that moves the packets; always 1.", "engine")
+	fallback    = desc("turn_engine_fallback", "1 while a better engine was tried and does not work here; the log and `stile status` say why.")
 	shards      = desc("turn_shards", "Threads that move packets.")
 
 	logDropped = desc("log_events_dropped_total", "Events that the log dropped because its writer was slow.")
@@ -91,8 +92,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.counter(portsReused, p.Reused)
 	e.gauge(silent, p.SilentPeers)
 
-	kind, n, _ := c.cfg.Server.Engine()
+	kind, n, why := c.cfg.Server.Engine()
 	e.gauge(engine, 1, kind.String())
+	e.gauge(fallback, one(why != ""))
 	e.gauge(shards, n)
 }
 

@@ -37,7 +37,7 @@ type source struct {
 
 func (s *source) Stats(context.Context) (dataplane.Stats, error) { return s.stats, s.err }
 func (s *source) Ledger() *turn.Ledger                           { return s.ledger }
-func (s *source) Engine() (dataplane.Kind, int, string)          { return dataplane.Socket, 4, "" }
+func (s *source) Engine() (dataplane.Kind, int, string)          { return dataplane.Socket, 4, "why" }
 
 var (
 	loopback  = netip.MustParseAddr("127.0.0.1")

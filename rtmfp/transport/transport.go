@@ -397,3 +397,6 @@ func workers(n int) int {
 	}
 	return n
 }
+
+// LocalAddr is the local address of one of Config.Interfaces: that of a relay is its relayed one.
+func (t *Transport) LocalAddr(index int) net.Addr { return t.cfg.Interfaces[index].Conn.LocalAddr() }

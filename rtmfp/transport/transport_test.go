@@ -37,6 +37,7 @@ type end struct {
 	messages atomic.Int64
 	opened   atomic.Int64
 	closed   atomic.Int64
+	complete atomic.Int64
 	moved    atomic.Int64
 	reason   rtmfp.Reason
 	lost     []int
@@ -68,6 +69,8 @@ func (x *end) count(ev rtmfp.Event) {
 		x.closed.Add(1)
 	case rtmfp.EventMessage:
 		x.messages.Add(1)
+	case rtmfp.EventFlowComplete:
+		x.complete.Add(1)
 	case rtmfp.EventAddressChanged:
 		x.moved.Add(1)
 	}

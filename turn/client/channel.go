@@ -1,6 +1,7 @@
 package client
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -22,6 +23,7 @@ type peer struct {
 	channel uint16    // 0: none
 	bound   bool      // data may go over it
 	asking  bool      // a ChannelBind is under way
+	awaited bool      // by a caller of Bind
 	asked   time.Time // when the last one began
 	barred  time.Time // no ChannelBind before
 	due     time.Time // when to look at it again; zero with no channel
@@ -80,6 +82,35 @@ func (c *core) bind(now time.Time, p *peer) {
 	c.request(now, subject{method: stun.ChannelBind, peer: p})
 }
 
+// bindNow binds a channel to a peer that nothing was written to. An eventBound follows.
+func (c *core) bindNow(now time.Time, to netip.AddrPort) error {
+	if c.phase != allocated {
+		return ErrAllocationLost
+	}
+	if err := c.reachable(to); err != nil {
+		return err
+	}
+	p := c.peer(now, to)
+	if p == nil || p.channel == 0 && len(c.channels) >= maxChannels {
+		return ErrPermissions
+	}
+	p.awaited = true
+	switch {
+	case p.bound:
+		c.tellBound(p, nil)
+	case !p.asking:
+		c.bind(now, p)
+	}
+	return nil
+}
+
+func (c *core) tellBound(p *peer, err error) {
+	if p.awaited {
+		p.awaited = false
+		c.events = append(c.events, event{kind: eventBound, peer: p.addr, err: err})
+	}
+}
+
 func nextChannel(n uint16) uint16 {
 	if n == lastChannel {
 		return firstChannel
@@ -91,6 +122,7 @@ func nextChannel(n uint16) uint16 {
 func (c *core) bound(now time.Time, t *transaction) {
 	p := t.peer
 	p.asking, p.bound, p.asked = false, true, t.began
+	c.tellBound(p, nil)
 	p.due = t.began.Add(channelRenew)
 	if p.due.Before(now) {
 		p.due = now
@@ -105,9 +137,10 @@ func (c *core) bound(now time.Time, t *transaction) {
 }
 
 // bindFailed leaves the peer with indications.
-func (c *core) bindFailed(now time.Time, t *transaction) {
+func (c *core) bindFailed(now time.Time, t *transaction, err error) {
 	p := t.peer
 	p.asking, p.bound = false, false
+	c.tellBound(p, fmt.Errorf("client: %w", err))
 	p.barred = now.Add(unboundFor)
 	p.due = p.asked.Add(channelLife + channelGuard)
 	c.arm(p.due)

@@ -24,6 +24,7 @@ type Conn struct {
 	core    *core
 	full    uint64 // payloads that rx had no room for
 	waiting map[netip.Addr][]chan error
+	binding map[netip.AddrPort][]chan error
 	lost    error // why the allocation is gone
 
 	settled  chan error    // gets the outcome of the Allocate
@@ -44,7 +45,7 @@ var errStopped = errors.New("client: stopped")
 // newConn starts the goroutines over a transport, which is the Conn's from then on.
 func newConn(t transport, c *core, server net.Addr, strays *sync.WaitGroup) *Conn {
 	conn := &Conn{
-		t: t, core: c, server: server, rx: newQueue(), strays: strays, waiting: map[netip.Addr][]chan error{},
+		t: t, core: c, server: server, rx: newQueue(), strays: strays, waiting: map[netip.Addr][]chan error{}, binding: map[netip.AddrPort][]chan error{},
 		settled: make(chan error, 1), released: make(chan struct{}), gone: make(chan struct{}), rearm: make(chan struct{}, 1),
 		closing: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -126,13 +127,19 @@ func (c *Conn) handle(e event) func() {
 	case eventPermission:
 		waiting := c.waiting[e.addr]
 		delete(c.waiting, e.addr)
-		return func() {
-			for _, w := range waiting {
-				w <- e.err
-			}
-		}
+		return func() { tellAll(waiting, e.err) }
+	case eventBound:
+		waiting := c.binding[e.peer]
+		delete(c.binding, e.peer)
+		return func() { tellAll(waiting, e.err) }
 	}
 	panic("BUG: client: an event without a kind")
+}
+
+func tellAll(waiting []chan error, err error) {
+	for _, w := range waiting {
+		w <- err
+	}
 }
 
 func (c *Conn) endRelease() { c.releaseOnce.Do(func() { close(c.released) }) }
@@ -307,22 +314,50 @@ func (c *Conn) Permit(ctx context.Context, peer netip.AddrPort) error {
 			}
 		}
 	})
-	if err != nil {
-		return fmt.Errorf("client: permit %v: %w", peer, err)
-	}
-	select {
-	case err = <-answer:
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-c.closing:
-		err = net.ErrClosed
-	case <-c.gone:
-		err = c.lostErr()
+	if err == nil {
+		err = c.await(ctx, answer)
 	}
 	if err != nil {
 		return fmt.Errorf("client: permit %v: %w", peer, err)
 	}
 	return nil
+}
+
+// Bind binds a channel to a peer that nothing need have been written to, and waits for the server's answer: an *Error if it
+// refuses the peer, in every dialect. Nothing is sent to the peer. The server permits what it binds, for the peer's address and
+// whatever port.
+func (c *Conn) Bind(ctx context.Context, peer netip.AddrPort) error {
+	peer = netip.AddrPortFrom(peer.Addr().Unmap().WithZone(""), peer.Port())
+	answer := make(chan error, 1)
+	var err error
+	_ = c.do(func(now time.Time) {
+		if err = c.lost; err == nil {
+			if err = c.core.bindNow(now, peer); err == nil {
+				c.binding[peer] = append(c.binding[peer], answer)
+			}
+		}
+	})
+	if err == nil {
+		err = c.await(ctx, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("client: bind %v: %w", peer, err)
+	}
+	return nil
+}
+
+// await waits for the answer to what the core was asked.
+func (c *Conn) await(ctx context.Context, answer <-chan error) error {
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closing:
+		return net.ErrClosed
+	case <-c.gone:
+		return c.lostErr()
+	}
 }
 
 // LocalAddr is the relayed address: where peers reach us and what they see. It is a *net.UDPAddr that must not be changed.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -360,5 +361,38 @@ func TestManyGoroutinesMayUseAConn(t *testing.T) {
 		writers.Wait()
 		mustClose(t, conn)
 		readers.Wait()
+	})
+}
+
+func TestBindAsksWithoutSendingAnythingToThePeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeServer{script: func(m stun.Message, _ string) ([][]byte, bool) {
+			if peer, ok := m.GetXORAddress(stun.AttrXORPeerAddress); ok && peer == bob && m.Method() == stun.ChannelBind {
+				return [][]byte{answer(m, stun.Error, code(403))}, true
+			}
+			return nil, false
+		}}
+		n := &fakeNet{t: t, udp: only(s)}
+		conn := mustDial(t, n.config())
+		for range 2 {
+			if err := conn.Bind(t.Context(), alice); err != nil {
+				t.Errorf("bind alice: %v", err)
+			}
+		}
+		if err := conn.Bind(t.Context(), bob); !errors.Is(err, ErrForbidden) {
+			t.Errorf("bind bob: %v", err)
+		}
+		if sent := s.requests(stun.Send); len(sent) > 0 || len(s.requests(stun.ChannelBind)) != 2 {
+			t.Errorf("%d indications, %d binds", len(sent), len(s.requests(stun.ChannelBind)))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		s.mu.Lock()
+		s.script = func(stun.Message, string) ([][]byte, bool) { return nil, true }
+		s.mu.Unlock()
+		if err := conn.Bind(ctx, netip.MustParseAddrPort("198.51.100.77:7")); !errors.Is(err, context.Canceled) {
+			t.Errorf("bind without an answer: %v", err)
+		}
+		conn.abort()
 	})
 }

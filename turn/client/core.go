@@ -74,8 +74,9 @@ const (
 // event is something the shell must know of.
 type event struct {
 	kind eventKind
-	addr netip.Addr // of eventPermission
-	err  error      // why; nil in eventPermission: granted
+	addr netip.Addr     // of eventPermission
+	peer netip.AddrPort // of eventBound
+	err  error          // why; nil in eventPermission: granted; nil in eventBound: bound
 }
 
 type eventKind uint8
@@ -86,6 +87,7 @@ const (
 	eventLost                 // the allocation is gone; err says why
 	eventReleased             // the server has released it, or was never asked to
 	eventPermission           // a permission was granted or refused
+	eventBound                // what bindNow asked for
 )
 
 // newCore prepares an attempt. seed is read for 32 bytes.

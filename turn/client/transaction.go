@@ -242,7 +242,7 @@ func (c *core) failed(now time.Time, t *transaction, err error) {
 	case stun.CreatePermission:
 		c.permissionFailed(now, t, err)
 	case stun.ChannelBind:
-		c.bindFailed(now, t)
+		c.bindFailed(now, t, err)
 	}
 }
 

@@ -115,6 +115,8 @@ type engine interface {
 	shards() int
 	// addStats adds what only the engine counts.
 	addStats(*Stats)
+	// warnings says what the engine cannot do here that it should.
+	warnings() []string
 }
 
 // Server is a TURN server with its sockets open. Its methods may be called by any number of goroutines.

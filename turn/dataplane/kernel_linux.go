@@ -40,6 +40,7 @@ type kernel struct {
 	programs *ebpf.Collection
 	links    []link.Link
 	memory   []byte // the table, shared with the programs
+	warnings []string
 }
 
 // Of the table: ports of one relay address, bytes of an entry.
@@ -82,6 +83,7 @@ func newKernel(cfg *Config) (_ *kernel, err error) {
 	if err := k.load(); err != nil {
 		return nil, unsupported("the kernel engine: " + oneLine(err))
 	}
+	k.warnings = portWarnings(k.guard(), cfg.Ports)
 	return k, nil
 }
 

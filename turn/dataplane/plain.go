@@ -143,6 +143,8 @@ func (p *plain) closeListeners() {
 
 func (p *plain) shards() int { return 1 }
 
+func (p *plain) warnings() []string { return nil }
+
 func (p *plain) addStats(s *Stats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -81,6 +81,9 @@ func (s *Server) Engine() (kind Kind, shards int, why string) {
 	return s.kind, s.engine.shards(), s.why
 }
 
+// Warnings says in sentences what the engine should do and cannot on this system.
+func (s *Server) Warnings() []string { return s.engine.warnings() }
+
 // Ledger is what the shards count together.
 func (s *Server) Ledger() *turn.Ledger { return s.ledger }
 

@@ -19,7 +19,7 @@ func (s *sockaddr) put(a netip.AddrPort, inet6 bool, scope int) uint32 {
 		binary.NativeEndian.PutUint16(s[:], unix.AF_INET)
 		ip := a.Addr().As4()
 		*(*[4]byte)(s[4:]) = ip
-		*(*[8]byte)(s[8:]) = [8]byte{}
+		*(*[20]byte)(s[8:]) = [20]byte{} // of an address before, which regroup would take for a difference
 		return unix.SizeofSockaddrInet4
 	}
 	binary.NativeEndian.PutUint16(s[:], unix.AF_INET6)

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"syscall"
 	"unsafe"
 
@@ -132,6 +133,9 @@ type sender struct {
 	hdrs  []mmsghdr
 	iovs  []unix.Iovec
 
+	groups  []group  // the addresses of a queue, while it is laid out
+	grouped []uint16 // the places that are taken
+
 	segments    bool // the system can cut datagrams (UDP_SEGMENT)
 	longestRun  int  // bytes of a datagram that it may be asked to cut into; lowered when a path is narrower
 	segmentRuns uint64
@@ -147,7 +151,7 @@ const (
 func newSender() *sender {
 	return &sender{
 		items: make([]item, 2*slotCount), hdrs: make([]mmsghdr, 2*slotCount), iovs: make([]unix.Iovec, 2*slotCount),
-		segments: true, longestRun: longestSegment,
+		groups: make([]group, groupCount), grouped: make([]uint16, 0, 2*slotCount), segments: true, longestRun: longestSegment,
 	}
 }
 
@@ -188,9 +192,67 @@ func (s *sender) send(fd int, q *queue) (lost int) {
 	return s.sendAll(fd, s.hdrs[:s.gather(first, s.segments)], s.sendSingly)
 }
 
+// group is the items to one address.
+type group struct{ first, last int32 } // index + 1
+
+// groupCount is the places of the table of groups, by a hash of the address: twice as many as there are items.
+const groupCount = 4 * slotCount
+
+// regroup links the items of a queue anew, so that those to one address are neighbours, in their order. It returns the first. What a shard takes in
+// one go comes from many peers in turn, and what is for one client can be one message.
+func (s *sender) regroup(first int32) int32 {
+	for k := first; k != 0; {
+		it := &s.items[k-1]
+		next := it.next
+		it.next = 0
+		at := it.hash() % groupCount
+		for s.groups[at].first != 0 && !it.sameWay(&s.items[s.groups[at].first-1]) {
+			at = (at + 1) % groupCount
+		}
+		if g := &s.groups[at]; g.first != 0 {
+			s.items[g.last-1].next = k
+			g.last = k
+		} else {
+			*g = group{k, k}
+			s.grouped = append(s.grouped, uint16(at))
+		}
+		k = next
+	}
+	first = 0
+	for last := int32(0); len(s.grouped) > 0; {
+		at := s.grouped[len(s.grouped)-1]
+		s.grouped = s.grouped[:len(s.grouped)-1]
+		g := &s.groups[at]
+		if last == 0 {
+			first = g.first
+		} else {
+			s.items[last-1].next = g.first
+		}
+		last = g.last
+		*g = group{}
+	}
+	return first
+}
+
+// hash spreads addresses over the table of groups. Clients choose their ports, and can make some of them collide: it costs them the time
+// of a walk over at most as many items as are queued.
+func (it *item) hash() uint64 {
+	h := binary.NativeEndian.Uint64(it.name[:]) ^ binary.NativeEndian.Uint64(it.name[16:])*0x9E3779B97F4A7C15
+	return h * 0xD6E8FEB86659FD93 >> 32
+}
+
+// sameWay reports whether two items of one socket go from the same address to the same address.
+func (it *item) sameWay(other *item) bool {
+	return it.nameLen == other.nameLen && it.name == other.name && it.ctlLen == other.ctlLen &&
+		(it.ctlLen == 0 || bytes.Equal(it.ctl.bytes()[:it.ctlLen], other.ctl.bytes()[:it.ctlLen]))
+}
+
 // gather lays the items of a queue out for sendmmsg. If runs are allowed, neighbours of the same size, or with the last one shorter, to the
 // same address become one message that the kernel cuts.
 func (s *sender) gather(first int32, runs bool) (msgs int) {
+	if runs {
+		first = s.regroup(first)
+	}
 	iovs := 0
 	var run *item // the first of the run that the last message is
 	var size, total, count int
@@ -201,8 +263,7 @@ func (s *sender) gather(first int32, runs bool) (msgs int) {
 		n := int(it.iov.Len)
 		s.iovs[iovs] = it.iov
 		iovs++
-		if open && n <= size && n > 0 && count < maxSegments && total+n <= maxSegmentBytes && it.nameLen == run.nameLen && it.name == run.name &&
-			it.ctlLen == run.ctlLen && bytes.Equal(it.ctl.bytes()[:it.ctlLen], run.ctl.bytes()[:it.ctlLen]) {
+		if open && n <= size && n > 0 && count < maxSegments && total+n <= maxSegmentBytes && it.sameWay(run) {
 			h := &s.hdrs[msgs-1].hdr
 			if count == 1 {
 				h.Control = &run.ctl.bytes()[0]

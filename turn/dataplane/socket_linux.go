@@ -31,6 +31,7 @@ type threadEngine struct {
 	kernel  *kernel // nil: the socket engine
 	all     []*shard
 	streams streamCount
+	tidier  tidier // of shard 0
 	started atomic.Bool
 }
 
@@ -161,6 +162,13 @@ func (e *threadEngine) do(ctx context.Context, shard int, f func(time.Time, *tur
 }
 
 func (e *threadEngine) shards() int { return len(e.all) }
+
+func (e *threadEngine) warnings() []string {
+	if e.kernel == nil {
+		return nil
+	}
+	return e.kernel.warnings
+}
 
 func (e *threadEngine) addStats(s *Stats) {
 	s.Streams += e.streams.now()

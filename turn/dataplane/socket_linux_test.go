@@ -44,7 +44,9 @@ func socketConfig(t testing.TB) Config {
 }
 
 // startSocket serves until the test ends, and checks that neither a goroutine nor a descriptor is left then.
-func startSocket(t testing.TB, cfg Config) *Server {
+func startSocket(t testing.TB, cfg Config) *Server { return startEngine(t, cfg) }
+
+func startEngine(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	leak := goleak.IgnoreCurrent()
 	if c, err := net.ListenPacket("udp", "127.0.0.1:0"); err == nil { // brings the runtime's own epoll, which stays
@@ -55,7 +57,7 @@ func startSocket(t testing.TB, cfg Config) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kind, _, why := s.Engine(); kind != Socket {
+	if kind, _, why := s.Engine(); kind != cfg.Engine {
 		t.Fatalf("the engine is %v: %s", kind, why)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -270,6 +270,9 @@ func (s *shard) tick() {
 	}
 	s.core.Tick(s.now)
 	s.route()
+	if s.number == 0 {
+		s.engine.tidier.look(s.now)
+	}
 	s.sweepStreams()
 }
 
