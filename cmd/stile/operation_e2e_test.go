@@ -248,6 +248,11 @@ func TestMistakesStopTheStartWithOneClearLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	takenTCP, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer takenTCP.Close()
 	for name, c := range map[string]struct {
 		args []string
 		want []string
@@ -257,10 +262,13 @@ func TestMistakesStopTheStartWithOneClearLine(t *testing.T) {
 		"not our address":  {[]string{"--turn.listen=udp://192.0.2.199:3478"}, []string{"turn.listen", "192.0.2.199"}},
 		"relay not ours":   {[]string{"--turn.relay.addresses=192.0.2.199"}, []string{"turn.relay.addresses", "192.0.2.199"}},
 		"open relay":       {[]string{"--turn.peers.profile=public"}, []string{"turn.allow_open_relay"}},
-		"unknown engine":   {[]string{"--turn.engine=warp"}, []string{"turn.engine", "warp"}},
+		"rendezvous port":  {[]string{"--rendezvous.listen=udp://" + taken.LocalAddr().String()}, []string{"rendezvous.listen", "in use", "rendezvous.listen: []"}},
+		"exchange port": {[]string{"--rendezvous.listen=udp://127.0.0.1:0", "--rendezvous.directory.listen=" + takenTCP.Addr().String()},
+			[]string{"rendezvous.directory.listen", "in use"}},
+		"unknown engine": {[]string{"--turn.engine=warp"}, []string{"turn.engine", "warp"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"serve", "--admin.listen=127.0.0.1:0", "--state.dir=" + t.TempDir()}, c.args...)
+			args := append([]string{"serve", "--admin.listen=127.0.0.1:0", "--state.dir=" + t.TempDir(), "--rendezvous.listen="}, c.args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			defer cancel()
 			out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()

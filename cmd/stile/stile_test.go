@@ -68,11 +68,13 @@ func TestPublicProfileWithoutCredentialsIsRefused(t *testing.T) {
 
 func TestStartPageSaysWhoMayReachWhom(t *testing.T) {
 	stdout, stderr, code := command(t, "serve", "--dry-run", "--turn.listen=udp://127.0.0.1:0", "--turn.relay.addresses=127.0.0.1",
-		"--turn.clients=10.1.0.0/16", "--turn.peers.deny=203.0.113.0/24", "--admin.listen=127.0.0.1:0")
+		"--turn.clients=10.1.0.0/16", "--turn.peers.deny=203.0.113.0/24", "--admin.listen=127.0.0.1:0",
+		"--rendezvous.listen=udp://127.0.0.1:0", "--rendezvous.directory.listen=127.0.0.1:0", "--state.dir="+t.TempDir())
 	if code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	for _, want := range []string{"udp://127.0.0.1:0", "10.1.0.0/16", "never 203.0.113.0/24", "127.0.0.1 ports 49152-65535", "at most 1"} {
+	for _, want := range []string{"udp://127.0.0.1:0", "10.1.0.0/16", "never 203.0.113.0/24", "127.0.0.1 ports 49152-65535", "at most 1",
+		"rendezvous udp://127.0.0.1:", "every path is welcome; at most 1,000,000 sessions", "ID exchange http://127.0.0.1:"} {
 		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
 			t.Errorf("the page does not say %q:\n%s", want, stdout)
 		}

@@ -41,7 +41,7 @@ const (
 
 // abusePresets are the servers as somebody would start them for Flash Player who reads no further.
 var abusePresets = map[string]string{
-	"stile": "./build/stile serve --state.dir {dir} --log.level warn",
+	"stile": "./build/stile serve --rendezvous.listen= --state.dir {dir} --log.level warn",
 	"coturn": "turnserver -n -z --server-relay -L {ip} -L {ip6} -p {port} -E {relay_ip} -E {relay_ip6} --no-tls --no-dtls --no-cli" +
 		" --no-stdout-log -l {dir}/log --pidfile {dir}/pid -b {dir}/db",
 }

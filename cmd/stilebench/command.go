@@ -20,7 +20,7 @@ const placeholders = `{ip} and {port} to listen on, {relay_ip}, {min_port} and {
 var presets = map[string]string{
 	"coturn": "turnserver -n -z --server-relay -L {ip} -p {port} -E {relay_ip} --min-port {min_port} --max-port {max_port}" +
 		" --no-tls --no-dtls --no-cli --allow-loopback-peers --no-stdout-log -l {dir}/log --pidfile {dir}/pid -b {dir}/db",
-	"stile": "./build/stile serve --turn.listen udp://{ip}:{port} --turn.relay.addresses {relay_ip} --turn.relay.ports {min_port}-{max_port}" +
+	"stile": "./build/stile serve --rendezvous.listen= --turn.listen udp://{ip}:{port} --turn.relay.addresses {relay_ip} --turn.relay.ports {min_port}-{max_port}" +
 		" --turn.limits.per_client 100000 --turn.limits.per_client_prefix 100000 --turn.limits.packets_per_second 1000000" +
 		" --turn.limits.bytes_per_second 2000000000 --turn.limits.reply_bytes_per_prefix 2000000000 --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
 }
