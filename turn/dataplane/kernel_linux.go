@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strings"
@@ -24,7 +25,10 @@ import (
 
 //go:generate bpf/build
 //go:embed bpf/*.o
-var objects embed.FS
+var embedded embed.FS
+
+// objects has the programs. Tests put there what they have built.
+var objects fs.FS = embedded
 
 // kernel is what the shards of the kernel engine share: the program that brings what comes to relayed ports to them, and the table
 // of ports, which it reads and they write.
@@ -184,7 +188,7 @@ func (k *kernel) load() error {
 }
 
 func loadSpec(name string) (*ebpf.CollectionSpec, error) {
-	b, err := objects.ReadFile("bpf/" + name + ".o")
+	b, err := fs.ReadFile(objects, "bpf/"+name+".o")
 	if err != nil {
 		return nil, err
 	}

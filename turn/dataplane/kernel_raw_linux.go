@@ -43,7 +43,8 @@ type rawSender struct {
 }
 
 func newRawSender(source netip.Addr) (r rawSender, err error) {
-	r = rawSender{inet6: source.Is6(), id: rand.Uint32()}
+	r.describe(source)
+	r.id = rand.Uint32()
 	r.fd, err = unix.Socket(family(r.inet6), unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return r, fmt.Errorf("open a raw socket: %w", err)
@@ -58,7 +59,12 @@ func newRawSender(source netip.Addr) (r rawSender, err error) {
 		_ = unix.Close(r.fd)
 		return r, fmt.Errorf("relay address %v: %w", source, err)
 	}
-	if r.inet6 {
+	return r, nil
+}
+
+// describe makes what the headers of all datagrams from the address have in common.
+func (r *rawSender) describe(source netip.Addr) {
+	if r.inet6 = source.Is6(); r.inet6 {
 		r.head[0] = 6 << 4
 		r.head[6], r.head[7] = protocolUDP, hopLimit
 		*(*[16]byte)(r.head[8:]) = source.As16()
@@ -70,7 +76,6 @@ func newRawSender(source netip.Addr) (r rawSender, err error) {
 		r.sum = sum(0, r.head[12:16])
 	}
 	r.sum = uint64(fold(sum(r.sum, []byte{0, protocolUDP})))
-	return r, nil
 }
 
 func (r *rawSender) headerSize() int {

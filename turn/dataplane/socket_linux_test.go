@@ -31,7 +31,7 @@ func socketConfig(t testing.TB) Config {
 		t.Fatal(err)
 	}
 	return Config{
-		Engine: Socket,
+		Engine: engineOfTests(t),
 		Listeners: []Listener{
 			{Network: "udp", Address: netip.AddrPortFrom(loopback, 0)},
 			{Network: "tcp", Address: netip.AddrPortFrom(loopback, 0)},
@@ -41,6 +41,21 @@ func socketConfig(t testing.TB) Config {
 		Relays: relays, Ports: ports, Shards: 1,
 		Rules: &turn.Rules{Policy: policy, Limits: turn.Limits{}, ModernWithoutCredentials: true},
 	}
+}
+
+// engineVariable names the engine that tests are to drive which do not say so themselves: socket without it. A test with the tag e2e sets it.
+const engineVariable = "STILE_TEST_ENGINE"
+
+func engineOfTests(t testing.TB) Kind {
+	name := os.Getenv(engineVariable)
+	if name == "" {
+		return Socket
+	}
+	kind, err := ParseKind(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kind
 }
 
 // startSocket serves until the test ends, and checks that neither a goroutine nor a descriptor is left then.

@@ -4,6 +4,8 @@
 static __u64 (*bpf_get_netns_cookie)(void *ctx) = (void *)BPF_FUNC_get_netns_cookie;
 static int (*bpf_set_retval)(int retval) = (void *)BPF_FUNC_set_retval;
 
+const char made_with[] SEC("compiler") = __VERSION__; /* for the test that builds this again */
+
 #define IPPROTO_UDP 17
 #define EADDRINUSE 98
 #define MAX_RELAYS 64

@@ -4,6 +4,8 @@
 static long (*bpf_sk_assign)(void *ctx, void *sk, __u64 flags) = (void *)BPF_FUNC_sk_assign;
 static void *(*bpf_sk_lookup_udp)(void *ctx, struct bpf_sock_tuple *tuple, __u32 size, __u64 netns, __u64 flags) = (void *)BPF_FUNC_sk_lookup_udp;
 
+const char made_with[] SEC("compiler") = __VERSION__; /* for the test that builds this again */
+
 #define IPPROTO_UDP 17
 
 /* Of each shard the socket that takes what comes to its relayed ports: of shard n for IPv4 at 2n, for IPv6 at 2n + 1. */
