@@ -78,7 +78,8 @@ const (
 	ToShard                        // to the core of Shard: HairpinFrom with Crossing
 )
 
-// Output is one datagram to send. Data aliases the packet's buffer or the core's own memory and is valid until Reset.
+// Output is one datagram to send. Data aliases the packet's buffer or the core's own memory and is valid until Reset. What is ToPeer lies in the
+// packet's buffer, and the data plane may write in the Headroom bytes in front of it.
 type Output struct {
 	Kind       OutputKind
 	Allocation uint32         // ToPeer: whose port it leaves by

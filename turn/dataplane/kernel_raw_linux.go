@@ -85,7 +85,8 @@ func (r *rawSender) headerSize() int {
 	return ipv4HeaderSize
 }
 
-// add queues data for a peer. It writes the headers in front of data, where the core leaves Headroom bytes. DF is 0 (§11), and the kernel puts in IPv4's
+// add queues data for a peer. It writes the headers in front of data, which lies in a receive buffer with Headroom bytes before it and Tailroom behind
+// (an empty slice at the end of a buffer would point elsewhere). DF is 0 (§11), and the kernel puts in IPv4's
 // identification and header checksum.
 func (r *rawSender) add(tx *sender, port uint16, peer netip.AddrPort, data []byte) {
 	ip := r.headerSize()

@@ -32,16 +32,16 @@ func TestRawDatagramsHaveTheHeadersOfTheirPort(t *testing.T) {
 		var r rawSender
 		r.describe(source)
 		for size := range 400 {
-			slot := make([]byte, turn.Headroom+size)
+			slot := make([]byte, turn.Headroom+size+turn.Tailroom)
 			for i := range slot {
 				slot[i] = byte(rng.Uint32())
 				if size%3 == 0 {
 					slot[i] = 0xFF // many carries
 				}
 			}
-			data := append([]byte(nil), slot[turn.Headroom:]...)
+			data := append([]byte(nil), slot[turn.Headroom:][:size]...)
 			tx := newSender()
-			r.add(tx, 50000, netip.AddrPortFrom(peer, 60001), slot[turn.Headroom:])
+			r.add(tx, 50000, netip.AddrPortFrom(peer, 60001), slot[turn.Headroom:][:size])
 			b := tx.items[0].data()
 			ip := 20
 			if source.Is6() {
