@@ -28,9 +28,12 @@ func Classify(o Observations) (Verdict, []Finding) {
 		c.pooling()
 		c.returns()
 		c.payloads()
+		c.mtu()
+		c.streams()
 		c.optIn()
 	}
 	c.family()
+	c.surroundings()
 	c.strange()
 	c.conclude()
 	return c.v, c.findings
@@ -62,7 +65,7 @@ func (c *classifier) index() {
 	for i := range c.o.Probes {
 		x := &c.o.Probes[i]
 		c.byName[x.Name] = x
-		c.alive = c.alive || (x.Answered > 0 && x.Role != RoleStream && x.Role != RoleFamily)
+		c.alive = c.alive || (x.Answered > 0 && x.Role != RoleStream && x.Role != RoleStreamMapping && x.Role != RoleFamily)
 		if x.Role == RoleControl || x.Name == "map-primary" || (x.Answered > 0 && x.Role.controls()) {
 			c.count += x.Judged
 			c.lost += max(0, x.Judged-x.Answered)
@@ -143,7 +146,13 @@ func (c *classifier) partial() {
 	if x.Role != RolePort || x.Answered > 0 {
 		return
 	}
-	if p := silence(x.Judged, x.Controls, x.ControlsLost); p > 1e-3 { // a finding, not a verdict: the path was proved by another port
+	silent := 0
+	for _, o := range c.o.Probes { // whatever was sent there
+		if o.To == x.To && o.Answered == 0 && o.Role != RoleFiltering && o.Role != RoleStream && o.Role != RoleStreamMapping {
+			silent += o.Judged
+		}
+	}
+	if p := silence(silent, x.Controls, x.ControlsLost); p > 1e-3 { // a finding, not a verdict: the path was proved by another port
 		return
 	}
 	c.v.UDP = UDPSomePorts
@@ -160,7 +169,8 @@ func (c *classifier) ours(x *Observation, r Reply) bool {
 // addresses collects what is seen outside.
 func (c *classifier) addresses() {
 	for _, x := range c.o.Probes {
-		if x.Role == RoleFamily || x.Role == RoleInterface || x.Role == RoleDelivery {
+		switch x.Role {
+		case RoleFamily, RoleInterface, RoleDelivery, RoleStream, RoleStreamMapping: // TCP may pass another box
 			continue
 		}
 		for _, r := range x.Replies {
@@ -424,12 +434,6 @@ func (c *classifier) family() {
 			c.find(SeveralInterfaces, "packets from %v are seen as %v, others as %v", x.Local.Addr(), x.Replies[0].Mapped.Addr(), c.v.Public)
 		}
 	}
-	for _, a := range c.o.Local {
-		if carrier.Contains(a) && c.v.Mapping != MappingNone {
-			c.v.CGN = Yes
-			c.find(CarrierNAT, "this machine's address %v is a carrier's (RFC 6598)", a)
-		}
-	}
 }
 
 var carrier = netip.MustParsePrefix("100.64.0.0/10")
@@ -443,6 +447,10 @@ func (c *classifier) strange() {
 	}
 	for _, x := range c.o.Probes {
 		if x.Role == RoleMapping && x.Name == "map-other" && x.Answered == 0 && x.Judged >= fewAttempts {
+			if o := c.get("map-other-port"); o.Answered == 0 && o.Judged >= fewAttempts && c.get("map-other-addr").Answered > 0 {
+				c.find(OtherSilent, "port %d does not answer at either of the server's addresses: a firewall lets UDP pass to some ports only, or the server is not right", x.To.Port())
+				continue
+			}
 			c.find(OtherSilent, "the server's other address %v does not answer", x.To)
 		}
 	}

@@ -2,6 +2,7 @@ package nattest
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"slices"
 )
@@ -98,6 +99,8 @@ func (c *classifier) ports() {
 		p.Narrow = No
 		if int(p.Last)-int(p.First) < narrowRange {
 			p.Narrow = Yes
+			p.Block = 1 << bits.Len16(p.Last-p.First)
+			c.find(PortBlock, "the outside ports come from a block of %d or somewhat more: others share the address, and the block is all that this machine has", p.Block)
 		}
 	}
 }

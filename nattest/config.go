@@ -35,6 +35,21 @@ type Config struct {
 	// server with one address is enough; nil means that there is none. The relay's own packets are not counted.
 	DialRelay func(ctx context.Context, server string) (net.PacketConn, error)
 
+	// The rest goes beyond sockets. Nil means that it is not measured; UseSystem sets them to this machine's.
+	//
+	// Gateway is the next hop of the default route, not valid if there is none. It is asked whether it maps ports (NAT-PMP, PCP,
+	// UPnP IGD); no mapping is made.
+	Gateway func() netip.Addr
+	// Hop sends a payload that dies after so many hops, waits until ctx ends, and returns which router says so; to itself if the
+	// packet arrives there.
+	Hop func(ctx context.Context, to netip.AddrPort, payload []byte, hops int) (netip.Addr, error)
+	// DialFrom connects from a local endpoint, which other connections have too. Port 0 picks one.
+	DialFrom func(ctx context.Context, network, local, address string) (net.Conn, error)
+	// DontFragment makes a socket's packets stay in one piece, whatever is believed of the path.
+	DontFragment func(net.PacketConn) error
+	// Tunnels lists this machine's addresses on interfaces with one other end, as VPNs have.
+	Tunnels func() []netip.Addr
+
 	Packets int           // at most this many UDP packets without the opt-in tests; 0 means DefaultPackets
 	Timeout time.Duration // of everything but the opt-in tests; 0 means DefaultTimeout or LongTimeout, by the round trip
 

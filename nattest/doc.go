@@ -16,16 +16,22 @@
 // attempts against the controls, and only when it would be chance less often than once in 100,000. Otherwise the
 // verdict is unknown, with the candidates that remain.
 //
+// # Beyond sockets
+//
+// With Config.UseSystem also what stands near is asked: the gateway, whether it maps ports (NAT-PMP, PCP, UPnP IGD; only
+// questions are asked, so that no mapping is left behind), the first routers on the way out by packets with a low TTL, the
+// path MTU by packets with DF, and the mapping of TCP by connections from one port. A carrier's NAT is recognised by the
+// addresses of RFC 6598 on any of them, or by a gateway whose outside address is not the one seen outside. These packets count
+// like all others, and wait until the plan has shown that nothing is lost.
+//
 // # Concurrency
 //
 // Run may be called by any number of goroutines. Reports and verdicts are values without locks.
 //
 // # Limitations
 //
-// Not measured, and never reported as a verdict: the number of hops and of NATs in a row (a carrier's NAT is recognised
-// by this machine's own address only), path MTU (only whether a datagram of 1,800 bytes survives in fragments), TCP
-// mapping, port blocks as such (only the range of the ports seen),
-// UPnP IGD, NAT-PMP and PCP. IPv6 is tested for reachability and translation, not for filtering. Mapping that changes
-// while the probe runs is reported as unstable and not followed. A server that answers falsely and consistently on all
-// its addresses is believed.
+// Routers on the way are seen on Linux only: other systems show ICMP errors to privileged programs. The path MTU is tried at
+// four sizes, and only where fragments pass. The size of a port block is a lower bound. IPv6 is tested for reachability and
+// translation, not for filtering. A gateway is asked over IPv4 only. Mapping that changes while the probe runs is reported as
+// unstable and not followed. A server that answers falsely and consistently on all its addresses is believed.
 package nattest

@@ -29,6 +29,8 @@ const (
 	RoleQuota               // does another socket get a mapping?
 	RoleStream              // does TCP work?
 	RoleRefresh             // does a binding that the server has sent to half-way still admit it?
+	RoleMTU                 // does a datagram of this size come back in one piece?
+	RoleStreamMapping       // which endpoint does this destination see of TCP connections from one port?
 )
 
 func (r Role) String() string                { return word(roleWords, r) }
@@ -63,6 +65,7 @@ type Probe struct {
 	// to come from, so that no filter holds it.
 	Aside   bool
 	Padding int // bytes of PADDING
+	Bytes   int // of the packet on the wire, for RoleMTU
 	Most    int // attempts; 0 means as many as the budget allows
 }
 
@@ -74,6 +77,7 @@ type PlanConfig struct {
 	Local   []netip.Addr   // of this machine
 	IPv6    netip.AddrPort // of the first server, if the others are IPv4
 	Relay   bool           // there may be one
+	MTU     bool           // DF can be set
 }
 
 // A Plan is all probes of a run in the order of their importance. It is a value: what becomes of it depends on the answers.
@@ -83,10 +87,18 @@ type Plan struct {
 }
 
 // A Bind is what a socket is opened with.
-type Bind struct{ Network, Address string }
+type Bind struct {
+	Network, Address string
+	DF               bool // its packets are not to be fragmented
+}
 
 // fragmentPadding makes a request of 1,828 bytes on the wire, more than Ethernet takes in one piece and less than in two.
 const fragmentPadding = 1776
+
+// mtuSizes are tried with DF: Ethernet, DSL with PPPoE, tunnels, and the least that IPv6 has.
+var mtuSizes = []int{1500, 1492, 1400, 1280}
+
+const mtuTries = 3 // of each; three of three are lost by chance once in 1,000 times at a loss of 10 %
 
 // The sockets of a plan.
 const (
@@ -108,7 +120,7 @@ func NewPlan(c PlanConfig) Plan {
 		network = "udp6"
 	}
 	for range sockets {
-		p.Binds = append(p.Binds, Bind{network, ":0"})
+		p.Binds = append(p.Binds, Bind{Network: network, Address: ":0"})
 	}
 	add := func(x Probe) { p.Probes = append(p.Probes, x) }
 	add(Probe{Name: "filter-both", Role: RoleFiltering, Socket: socketBoth, To: Primary, From: Other})
@@ -141,7 +153,7 @@ func NewPlan(c PlanConfig) Plan {
 	}
 	if c.IPv6.IsValid() && slices.ContainsFunc(c.Local, func(a netip.Addr) bool { return a.Is6() && usable(a) }) {
 		add(Probe{Name: "ipv6", Role: RoleFamily, Socket: len(p.Binds), To: Fixed, From: Fixed, At: c.IPv6, Most: 4})
-		p.Binds = append(p.Binds, Bind{"udp6", ":0"})
+		p.Binds = append(p.Binds, Bind{Network: "udp6", Address: ":0"})
 	}
 	var own []netip.Addr
 	for _, a := range c.Local {
@@ -152,8 +164,18 @@ func NewPlan(c PlanConfig) Plan {
 	for i, a := range own {
 		if len(own) > 1 {
 			add(Probe{Name: fmt.Sprintf("interface-%d", i+1), Role: RoleInterface, Socket: len(p.Binds), To: Primary, From: Primary, Most: 4})
-			p.Binds = append(p.Binds, Bind{network, netip.AddrPortFrom(a, 0).String()})
+			p.Binds = append(p.Binds, Bind{Network: network, Address: netip.AddrPortFrom(a, 0).String()})
 		}
+	}
+	if c.MTU {
+		headers := 20 + 8 + 20 + 4 // IPv4, UDP, STUN, PADDING
+		if c.Six {
+			headers += 20
+		}
+		for _, size := range mtuSizes {
+			add(Probe{Name: fmt.Sprintf("mtu-%d", size), Role: RoleMTU, Socket: len(p.Binds), To: Primary, From: Primary, Padding: size - headers, Bytes: size, Most: mtuTries})
+		}
+		p.Binds = append(p.Binds, Bind{Network: network, Address: ":0", DF: true})
 	}
 	return p
 }

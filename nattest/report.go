@@ -60,7 +60,16 @@ type Verdict struct {
 	Fragments Answer       `json:"fragments"`  // fragmented datagrams pass
 	TCP       Answer       `json:"tcp"`        // STUN answers over TCP
 	IPv6      Answer       `json:"ipv6"`       // STUN answers over IPv6
-	CGN       Answer       `json:"cgn"`        // this machine's own address is a carrier's, 100.64.0.0/10: yes or unknown
+	// CGN says whether a carrier's NAT is in between: by this machine's address, a router's or the gateway's (100.64.0.0/10). No
+	// is said only where the gateway's address is the one seen outside.
+	CGN Answer `json:"cgn"`
+
+	TCPMapping  Mapping    `json:"tcp_mapping"`           // of TCP connections
+	PortMapping Answer     `json:"port_mapping"`          // the gateway maps ports: NAT-PMP, PCP or UPnP IGD
+	Gateway     netip.Addr `json:"gateway,omitzero"`      // its outside address, as it says
+	InsideHops  int        `json:"inside_hops,omitempty"` // routers with private or a carrier's addresses on the way out; a low TTL must be above
+	MTU         int        `json:"mtu,omitempty"`         // bytes of the largest packet that came back in one piece
+	MTUBelow    int        `json:"mtu_below,omitempty"`   // bytes of the smallest one that did not
 
 	// Lifetime is how long a binding lasts without traffic, unset unless Config.Lifetime was: the longest timer in ms after
 	// which it was there, and the shortest after which it was not. 0 means none.
@@ -83,6 +92,7 @@ type Ports struct {
 	First      uint16     `json:"first,omitempty"`  // the lowest one seen
 	Last       uint16     `json:"last,omitempty"`   // the highest one seen
 	Narrow     Answer     `json:"narrow,omitempty"` // the ports seen come from a small part of the range, as from a block
+	Block      int        `json:"block,omitempty"`  // ports that the block has at least, a power of two
 }
 
 // A Judgement is one step to a verdict.
@@ -101,43 +111,50 @@ type Finding struct {
 
 // The codes of findings.
 const (
-	NoNAT             = "no-nat"             // this machine's own address is seen outside
-	StatefulFirewall  = "stateful-firewall"  // no NAT, but strangers are filtered
-	BehindNAT         = "nat"                // an address is translated
-	UDPIsBlocked      = "udp-blocked"        // no answer to any UDP packet, though a server is there
-	UDPIsPartial      = "udp-some-ports"     // some UDP ports pass, others do not
-	STUNPortBlocked   = "stun-port-blocked"  // the configured port is silent, another port of the same server is not
-	OnlyTCP           = "only-tcp"           // STUN answers over TCP only
-	NoAnswer          = "no-answer"          // no server answered by any way: network, server or name is at fault
-	NoRoute           = "no-route"           // the system refused to send
-	NameFailed        = "name-not-found"     // a server's name was not resolved
-	CaptivePortal     = "captive-portal"     // TCP connects, and what answers is not STUN
-	OpenQuestion      = "open"               // a verdict that this server cannot close; the text says which
-	Loss              = "loss"               // packets were lost; the text says how many
-	SequentialPorts   = "sequential-ports"   // external ports can be predicted
-	ArbitraryPooling  = "arbitrary-pooling"  // several external addresses are used at once
-	IsOpenLinux       = "open-linux"         // see Verdict.OpenLinux
-	KeepsReplies      = "reply-same"         // see Verdict.ReplySame
-	HasALG            = "alg"                // see Verdict.ALG
-	FragmentsDropped  = "fragments-dropped"  // see Verdict.Fragments
-	CarrierNAT        = "cgn"                // see Verdict.CGN
-	SeveralInterfaces = "several-interfaces" // addresses of this machine lead to different public addresses
-	IPv6Works         = "ipv6"               // an IPv6 address is seen outside
-	IPv6Translated    = "ipv6-translated"    // and it is not this machine's
-	HairpinSeen       = "hairpin"            // see Verdict.Hairpin
-	ShortLifetime     = "short-lifetime"     // bindings end sooner than §4.3 wants
-	QuotaReached      = "quota"              // see Verdict.Quota
-	MappingUnstable   = "mapping-unstable"   // the same socket and destination gave different endpoints
-	ChangeIgnored     = "change-ignored"     // the server answered a CHANGE-REQUEST from the address it was sent to
-	ChangeUnproven    = "change-unproven"    // the server was not seen to send from its other address at all
-	WrongSource       = "wrong-source"       // a reply came from an address that was not asked for
-	BadOtherAddress   = "bad-other-address"  // OTHER-ADDRESS is refused; the text says why
-	OtherSilent       = "other-silent"       // the server's other address does not answer
-	MalformedReply    = "malformed-reply"    // something that is no answer came from the server's address
-	RepeatedReplies   = "repeated-replies"   // more copies of replies than networks make
-	Flood             = "flood"              // so many packets that the rest was not read
-	RelayFailed       = "relay-failed"       // Config.DialRelay gave an error
-	RelayUsed         = "relay-used"         // a relay took the place of the server's second address
+	NoNAT             = "no-nat"               // this machine's own address is seen outside
+	StatefulFirewall  = "stateful-firewall"    // no NAT, but strangers are filtered
+	BehindNAT         = "nat"                  // an address is translated
+	UDPIsBlocked      = "udp-blocked"          // no answer to any UDP packet, though a server is there
+	UDPIsPartial      = "udp-some-ports"       // some UDP ports pass, others do not
+	STUNPortBlocked   = "stun-port-blocked"    // the configured port is silent, another port of the same server is not
+	OnlyTCP           = "only-tcp"             // STUN answers over TCP only
+	NoAnswer          = "no-answer"            // no server answered by any way: network, server or name is at fault
+	NoRoute           = "no-route"             // the system refused to send
+	NameFailed        = "name-not-found"       // a server's name was not resolved
+	CaptivePortal     = "captive-portal"       // TCP connects, and what answers is not STUN
+	OpenQuestion      = "open"                 // a verdict that this server cannot close; the text says which
+	Loss              = "loss"                 // packets were lost; the text says how many
+	SequentialPorts   = "sequential-ports"     // external ports can be predicted
+	ArbitraryPooling  = "arbitrary-pooling"    // several external addresses are used at once
+	IsOpenLinux       = "open-linux"           // see Verdict.OpenLinux
+	KeepsReplies      = "reply-same"           // see Verdict.ReplySame
+	HasALG            = "alg"                  // see Verdict.ALG
+	FragmentsDropped  = "fragments-dropped"    // see Verdict.Fragments
+	CarrierNAT        = "cgn"                  // see Verdict.CGN
+	SeveralInterfaces = "several-interfaces"   // addresses of this machine lead to different public addresses
+	IPv6Works         = "ipv6"                 // an IPv6 address is seen outside
+	IPv6Translated    = "ipv6-translated"      // and it is not this machine's
+	HairpinSeen       = "hairpin"              // see Verdict.Hairpin
+	ShortLifetime     = "short-lifetime"       // bindings end sooner than §4.3 wants
+	QuotaReached      = "quota"                // see Verdict.Quota
+	MappingUnstable   = "mapping-unstable"     // the same socket and destination gave different endpoints
+	ChangeIgnored     = "change-ignored"       // the server answered a CHANGE-REQUEST from the address it was sent to
+	ChangeUnproven    = "change-unproven"      // the server was not seen to send from its other address at all
+	WrongSource       = "wrong-source"         // a reply came from an address that was not asked for
+	BadOtherAddress   = "bad-other-address"    // OTHER-ADDRESS is refused; the text says why
+	OtherSilent       = "other-silent"         // the server's other address does not answer
+	MalformedReply    = "malformed-reply"      // something that is no answer came from the server's address
+	RepeatedReplies   = "repeated-replies"     // more copies of replies than networks make
+	SeveralHops       = "several-private-hops" // the first routers have private addresses
+	Tunnel            = "tunnel"               // this machine has a VPN
+	NotMeasured       = "not-measured"         // what this system does not show to a program without privileges
+	MapsPorts         = "port-mapping"         // see Verdict.PortMapping
+	SmallMTU          = "small-mtu"            // see Verdict.MTU
+	TCPSymmetric      = "tcp-symmetric"        // see Verdict.TCPMapping
+	PortBlock         = "port-block"           // see Ports.Block
+	Flood             = "flood"                // so many packets that the rest was not read
+	RelayFailed       = "relay-failed"         // Config.DialRelay gave an error
+	RelayUsed         = "relay-used"           // a relay took the place of the server's second address
 )
 
 // Observations are what was measured, and all that Classify looks at.
@@ -147,6 +164,7 @@ type Observations struct {
 	Probes  []Observation `json:"probes"`
 	Sent    int           `json:"sent"` // packets, fragments counted
 	Strange Strange       `json:"strange"`
+	Near    Surroundings  `json:"near"`
 	TookMS  float64       `json:"took_ms"`
 	Refused []string      `json:"refused,omitempty"` // errors of the system, each once
 	Relay   string        `json:"relay,omitempty"`   // error of DialRelay
@@ -185,6 +203,7 @@ type Observation struct {
 	Error    int            `json:"error,omitempty"`    // the code of an error response
 	Ignored  int            `json:"ignored,omitempty"`  // replies from the address of the request in spite of CHANGE-REQUEST
 	AfterMS  int64          `json:"after_ms,omitempty"` // of rest before a lifetime probe
+	Bytes    int            `json:"bytes,omitempty"`    // of the packet, of a probe of the path MTU
 	// Controls and ControlsLost are what the silence of this probe is measured by, as counted when it was judged.
 	Controls     int     `json:"controls"`
 	ControlsLost int     `json:"controls_lost"`
@@ -225,6 +244,9 @@ func ParseReport(b []byte) (*Report, error) {
 
 func (r *Report) check() error {
 	o := &r.Observations
+	if len(o.Near.Hops) > maxFindings || len(o.Near.Mappers) > maxFindings || len(o.Near.Tunnels) > maxFindings || len(o.Near.Missing) > maxFindings {
+		return errors.New("a list is too long")
+	}
 	if len(o.Probes) > maxObservations || len(r.Findings) > maxFindings || len(r.Verdict.Judgements) > maxFindings ||
 		len(o.Local) > maxFindings || len(o.Servers) > maxFindings || len(r.Verdict.Public) > maxFindings ||
 		len(r.Verdict.MappingAmong) > len(mappingWords) || len(r.Verdict.FilteringAmong) > len(filteringWords) {

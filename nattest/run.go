@@ -25,6 +25,7 @@ const (
 	maxRefused    = 4                       // errors of the system that are kept
 	httpsPort     = 443
 	bufferedReads = 256
+	blockedTime   = 1800 * time.Millisecond // of silence before UDP is given up where TCP has answered in less than half of it
 )
 
 // ErrNoServers is Run's answer to a Config without servers.
@@ -39,7 +40,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	}
 	cfg.setDefaults()
 	r := runner{cfg: cfg, local: cfg.LocalAddrs(), in: make(chan datagram, bufferedReads), streams: make(chan Observation, 2*maxServers),
-		relays: make(chan relayed, 1)}
+		relays: make(chan relayed, 1), near: make(chan near, 1), tcp: make(chan []Observation, 1)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer r.drain()
 	defer r.close()
@@ -104,6 +105,13 @@ type runner struct {
 	in      chan datagram
 	streams chan Observation
 	relays  chan relayed
+	near    chan near
+	tcp     chan []Observation
+	mapping time.Time // when the TCP mapping was asked for
+	quiet   int       // socket whose errors are expected: its packets are too large for some link; 0 for none
+	missing []string
+	looked  time.Time // when surround began
+	stop    func()    // ends it
 	wait    sync.WaitGroup
 }
 
@@ -157,7 +165,7 @@ func (r *runner) run(ctx context.Context) (Observations, error) {
 	// Servers without an address come last, so that the numbers of the plan are those of the others.
 	slices.SortStableFunc(servers, func(a, b ServerSeen) int { return rank(a) - rank(b) })
 	plan := NewPlan(PlanConfig{Servers: with, Six: servers[0].Addr.Addr().Is6(), Ports: r.cfg.AlternatePorts, Local: r.local,
-		IPv6: six, Relay: r.cfg.DialRelay != nil})
+		IPv6: six, Relay: r.cfg.DialRelay != nil, MTU: r.cfg.DontFragment != nil})
 	for i, b := range plan.Binds {
 		c, err := r.cfg.ListenPacket(ctx, b.Network, b.Address)
 		if err != nil {
@@ -168,6 +176,13 @@ func (r *runner) run(ctx context.Context) (Observations, error) {
 			break
 		}
 		r.conns = append(r.conns, c)
+		if b.DF {
+			if err := r.cfg.DontFragment(c); err != nil {
+				r.missing = append(r.missing, "path MTU: "+err.Error())
+				plan.Probes = slices.DeleteFunc(plan.Probes, func(p Probe) bool { return p.Socket == i })
+			}
+			r.quiet = i
+		}
 		r.read(i, c)
 	}
 	r.cfg.Progress("probes")
@@ -177,8 +192,12 @@ func (r *runner) run(ctx context.Context) (Observations, error) {
 	if err != nil {
 		return Observations{}, err
 	}
+	list = append(list, r.awaitStreamMapping(ctx)...)
 	o := r.s.observations(time.Now(), r.local, r.addr)
 	o.Probes = append(o.Probes, list...)
+	beside := r.awaitSurroundings(ctx)
+	o.Near, o.Sent = beside.s, o.Sent+beside.sent
+	o.Near.Missing = append(o.Near.Missing, r.missing...)
 	o.Refused, o.Relay = r.refused, r.failed
 	if r.s.replied {
 		r.optIn(ctx, &o)
@@ -311,7 +330,7 @@ func (r *runner) flush() {
 		if d.socket != relaySocket {
 			c = r.conns[d.socket]
 		}
-		if _, err := c.WriteTo(d.bytes, net.UDPAddrFromAddrPort(d.to)); err != nil && !errors.Is(err, net.ErrClosed) {
+		if _, err := c.WriteTo(d.bytes, net.UDPAddrFromAddrPort(d.to)); err != nil && !errors.Is(err, net.ErrClosed) && !(r.quiet > 0 && d.socket == r.quiet) {
 			var op *net.OpError
 			if errors.As(err, &op) {
 				err = op.Err // without the ports, which differ
@@ -330,14 +349,22 @@ func (r *runner) loop(ctx context.Context, streams int) (list []Observation, err
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	s.start(time.Now())
+	var answered time.Time // when TCP was
 	for {
 		r.flush()
 		if s.wantsRelay() && !r.dialed {
 			r.dialRelay(ctx)
 		}
+		if s.other.IsValid() && r.cfg.DialFrom != nil && r.mapping.IsZero() {
+			r.startStreamMapping(ctx)
+		}
 		now := time.Now()
+		r.maySurround(ctx, now)
 		next := s.tick(now)
 		r.flush()
+		if !s.replied && !answered.IsZero() && now.After(s.begin.Add(max(blockedTime, 2*answered.Sub(s.begin)))) {
+			return list, nil
+		}
 		if s.done(now) && (s.replied || streams == 0 || !now.Before(s.deadline())) {
 			return list, nil
 		}
@@ -349,6 +376,9 @@ func (r *runner) loop(ctx context.Context, streams int) (list []Observation, err
 			}
 		case o := <-r.streams:
 			list = append(list, o)
+			if o.Answered > 0 && answered.IsZero() {
+				answered = time.Now()
+			}
 			streams--
 		case x := <-r.relays:
 			r.takeRelay(x)
@@ -418,13 +448,19 @@ func askStream(ctx context.Context, dial func(context.Context, string, string) (
 	if err != nil {
 		return o
 	}
+	askOn(ctx, c, &o)
+	return o
+}
+
+// askOn sends a Binding request over a connection, and closes it.
+func askOn(ctx context.Context, c net.Conn, o *Observation) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer func() { stop(); c.Close() }()
 	var id stun.TransactionID
 	rand.Read(id[:])
 	b := stun.Begin(nil, stun.NewType(stun.Binding, stun.Request), id)
 	if _, err := c.Write(b.Bytes()); err != nil {
-		return o
+		return
 	}
 	buf, n := make([]byte, 2048), 0
 	for n < len(buf) {
@@ -433,13 +469,13 @@ func askStream(ctx context.Context, dial func(context.Context, string, string) (
 		if m, perr := stun.Parse(buf[:n]); perr == nil && m.TransactionID() == id {
 			o.Answered = 1
 			if mapped, ok := m.GetXORAddress(stun.AttrXORMappedAddress); ok {
-				o.Replies = []Reply{{From: at, Mapped: netip.AddrPortFrom(mapped.Addr().Unmap(), mapped.Port())}}
+				o.Replies = []Reply{{From: o.To, Mapped: netip.AddrPortFrom(mapped.Addr().Unmap(), mapped.Port())}}
 			}
-			return o
+			return
 		}
 		if n >= stun.HeaderSize && !stun.IsMessage(buf[:n]) {
 			o.Error = 1
-			return o
+			return
 		}
 		if err != nil {
 			break
@@ -448,5 +484,64 @@ func askStream(ctx context.Context, dial func(context.Context, string, string) (
 	if n > 0 {
 		o.Error = 1
 	}
-	return o
+}
+
+// startStreamMapping asks the server's endpoints over TCP connections from one local port, in the background.
+func (r *runner) startStreamMapping(ctx context.Context) {
+	r.mapping = time.Now()
+	first := r.s.primary
+	others := []netip.AddrPort{netip.AddrPortFrom(r.s.other.Addr(), first.Port()), netip.AddrPortFrom(first.Addr(), r.s.other.Port())}
+	r.wait.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, streamTime)
+		defer cancel()
+		r.tcp <- streamMapping(ctx, r.cfg.DialFrom, first, others)
+	})
+}
+
+func streamMapping(ctx context.Context, dial func(context.Context, string, string, string) (net.Conn, error), first netip.AddrPort, others []netip.AddrPort) []Observation {
+	local := "0.0.0.0:0"
+	if first.Addr().Is6() {
+		local = "[::]:0"
+	}
+	c, err := dial(ctx, "tcp", local, first.String())
+	if err != nil {
+		return nil
+	}
+	from := c.LocalAddr().String()
+	out := make([]Observation, 1+len(others))
+	at, _ := netip.ParseAddrPort(from)
+	var wait sync.WaitGroup
+	for i, to := range others {
+		wait.Go(func() {
+			o := Observation{Name: "tcp-map-" + to.String(), Role: RoleStreamMapping, Local: at, To: to, Expect: to, Sent: 1, Judged: 1}
+			if c, err := dial(ctx, "tcp", from, to.String()); err == nil {
+				askOn(ctx, c, &o)
+			}
+			out[i+1] = o
+		})
+	}
+	out[0] = Observation{Name: "tcp-map-" + first.String(), Role: RoleStreamMapping, Local: at, To: first, Expect: first, Sent: 1, Judged: 1}
+	askOn(ctx, c, &out[0])
+	wait.Wait()
+	return out
+}
+
+// awaitStreamMapping waits as long as three exchanges take, and some more.
+func (r *runner) awaitStreamMapping(ctx context.Context) []Observation {
+	if r.mapping.IsZero() {
+		return nil
+	}
+	until := r.mapping.Add(4*r.s.longest + 2*graceTime)
+	if d := r.s.deadline(); d.Before(until) {
+		until = d
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case list := <-r.tcp:
+		return list
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return nil
 }

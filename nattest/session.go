@@ -300,6 +300,8 @@ func (s *session) ready(now time.Time, p *probe) bool {
 	case RoleRelayDelivery:
 		_, ok := s.external(p)
 		return ok && s.byName["relay-filter"].answered == 0
+	case RoleMTU: // the answer is longer than the request: where fragments are dropped it says nothing
+		return s.byName["fragment"].answered > 0 && !s.wanted(now, both) && !s.wanted(now, port) && s.sent+1 <= s.budget-s.reserve(now)
 	case RoleFragment:
 		return s.replied && s.sent+2 <= s.budget-s.reserve(now) &&
 			(len(p.attempts) == 0 && s.lossless(now) || !s.wanted(now, both) && !s.wanted(now, port) && !s.enough(now, p))
@@ -419,7 +421,7 @@ func (s *session) round(now time.Time) {
 			continue
 		}
 		p.to, p.expect = s.place(p, p.To), s.place(p, p.From)
-		if s.wanted(now, p) && !s.enough(now, p) && (!s.replied || s.alive()) {
+		if s.wanted(now, p) && !s.enough(now, p) && (!s.replied && s.sent < s.budget/2 || s.alive()) { // half is for another port
 			tests = append(tests, p)
 			s.test(now, p)
 		}
@@ -498,7 +500,7 @@ func (s *session) control(now time.Time) {
 // send appends an attempt to out.
 func (s *session) send(now time.Time, p *probe) {
 	cost := 1
-	if p.Padding > 0 {
+	if p.Role == RoleFragment {
 		cost = 2
 	}
 	if s.sent+cost > s.budget {
@@ -790,7 +792,7 @@ func (s *session) observations(now time.Time, local []netip.Addr, socket func(in
 			continue
 		}
 		x := Observation{Name: p.Name, Role: p.Role, Socket: p.Socket, Local: socket(p.Socket), To: p.to, Expect: p.expect, Sent: len(p.attempts),
-			Answered: p.answered, Error: p.code, Ignored: p.ignored, First: p.attempts[0].order, Replies: p.replies}
+			Answered: p.answered, Error: p.code, Ignored: p.ignored, First: p.attempts[0].order, Bytes: p.Bytes, Replies: p.replies}
 		for _, a := range p.attempts {
 			if a.answered || s.aged(now, a) {
 				x.Judged++

@@ -110,7 +110,7 @@ var (
 	pathWords       = []string{"unknown", "direct", "technique", "relay"}
 	techniqueWords  = []string{"unknown", "port-prediction", "low-ttl", "birthday", "private-addresses"}
 	roleWords       = []string{"unknown", "control", "mapping", "filtering", "return", "delivery", "fragment", "port", "family",
-		"interface", "relay-mapping", "relay-filtering", "relay-delivery", "hairpin", "lifetime", "quota", "stream", "refresh"}
+		"interface", "relay-mapping", "relay-filtering", "relay-delivery", "hairpin", "lifetime", "quota", "stream", "refresh", "mtu", "stream-mapping"}
 )
 
 func word[T ~uint8](words []string, v T) string {

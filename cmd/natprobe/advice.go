@@ -71,6 +71,12 @@ func (r *result) advise(goos string, mms mmsFile) []advice {
 	if has(nattest.ShortLifetime) {
 		add("lifetime", "The NAT forgets a silent connection after at most %d s: send a keepalive more often, or raise the NAT's UDP timeout to 120 s.", v.LifetimeMax/1000)
 	}
+	if v.MTUBelow > 0 && v.MTU > 0 && v.MTU < 1280 {
+		add("mtu", "Packets above %d bytes do not pass in one piece: keep datagrams below that, or raise the MTU of the tunnel or link in between.", v.MTU)
+	}
+	if v.PortMapping == nattest.Yes && v.CGN == nattest.No && v.Relay != nattest.RelayNever {
+		add("port-mapping", "The router maps ports on request (NAT-PMP, PCP or UPnP): a program that asks for a mapping is reachable by everybody.")
+	}
 	if v.CGN == nattest.Yes {
 		add("cgn", "A carrier's NAT is in between, so a port mapping on the home router reaches nobody. IPv6 does, where both peers have it; "+
 			"else ask the carrier for a public address.")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stilenet/stile/internal/netns"
+	"github.com/stilenet/stile/nattest"
 )
 
 // The built programs.
@@ -147,6 +148,15 @@ func TestVerdictIsRightOnEveryKind(t *testing.T) {
 			if open := kind.Name == netns.OpenLinux.Name; open != (r.Verdict.OpenLinux.String() == "yes") {
 				t.Errorf("open Linux: %v", r.Verdict.OpenLinux)
 			}
+			if m := r.Verdict.TCPMapping; m.String() != "unknown" && m.String() != kind.Mapping.String() && kind.Mapping != netns.MappingBlocked {
+				t.Logf("TCP is mapped in another way: %v", m)
+			}
+			if near := r.Observations.Near; len(near.Missing) > 0 || r.Verdict.InsideHops > 1 || len(near.Hops) == 0 {
+				t.Errorf("%d hops inside: %+v", r.Verdict.InsideHops, near)
+			}
+			if r.Verdict.UDP == nattest.UDPOpen && r.Verdict.MTU != 1500 {
+				t.Errorf("path MTU %d", r.Verdict.MTU)
+			}
 			if !r.Proxy.answers() {
 				t.Errorf("the proxy: %+v", r.Proxy)
 			}
@@ -154,5 +164,15 @@ func TestVerdictIsRightOnEveryKind(t *testing.T) {
 				t.Errorf("%d packets", r.Observations.Sent)
 			}
 		})
+	}
+}
+
+func TestCarriersNATIsRecognised(t *testing.T) {
+	a := newArena(t)
+	carrier := a.inet.Site(netns.SiteConfig{Name: "carrier", NAT: netns.FullyRandom, Public: "192.0.2.1", LAN: "100.64.7.0/24"})
+	home := carrier.Site(netns.SiteConfig{Name: "home", NAT: netns.FullCone, Public: "100.64.7.9", LAN: "192.168.1.0/24"})
+	r, _ := a.probe(home.Host("desk"), "desk")
+	if v := r.Verdict; v.CGN != nattest.Yes || v.InsideHops != 2 || v.Mapping != nattest.APDM || v.Filtering != nattest.APDF {
+		t.Errorf("%v/%v, carrier %v, %d hops inside: %+v", v.Mapping, v.Filtering, v.CGN, v.InsideHops, r.Observations.Near)
 	}
 }

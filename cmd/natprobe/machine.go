@@ -24,6 +24,7 @@ type machine struct {
 	localAddrs   func() []netip.Addr // nil: nattest's own
 	readMMS      func() (*mmscfg.File, mmscfg.Location, error)
 	domains      func() []string
+	beyond       bool     // it has what nattest.Config.UseSystem sets
 	configs      []string // paths, the first that exists is read
 }
 
@@ -32,7 +33,7 @@ func thisMachine() machine {
 	if dir, err := os.UserConfigDir(); err == nil {
 		configs = append([]string{filepath.Join(dir, "stile", "natprobe.yaml")}, configs...)
 	}
-	return machine{configs: configs,
+	return machine{configs: configs, beyond: true,
 		goos: runtime.GOOS, listenPacket: new(net.ListenConfig).ListenPacket, dialContext: new(net.Dialer).DialContext,
 		lookupNetIP: net.DefaultResolver.LookupNetIP, lookupSRV: net.DefaultResolver.LookupSRV, readMMS: mmscfg.ReadLocal, domains: domains,
 	}

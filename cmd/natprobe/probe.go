@@ -169,9 +169,16 @@ func (a *app) measure(ctx context.Context, o *options, s sources, p *progress) (
 	cfg := nattest.Config{Servers: s.servers, ListenPacket: m.listenPacket, LookupNetIP: m.lookupNetIP, LocalAddrs: m.localAddrs, DialContext: m.dialContext,
 		DialRelay: func(ctx context.Context, _ string) (net.PacketConn, error) { return a.dialRelay(ctx, s.turn) },
 		Hairpin:   o.hairpin, Lifetime: o.lifetime, Quota: o.quota, Progress: func(phase string) { p.show(phases[phase]) }}
+	if m.beyond {
+		cfg.UseSystem()
+	}
 	report, err := nattest.Run(ctx, cfg)
 	p.show("waiting for the other servers")
-	tried, until := proxy()
+	grace := proxyGrace
+	if err == nil && report.Verdict.UDP == nattest.UDPBlocked {
+		grace = proxyLast
+	}
+	tried, until := proxy(grace)
 	met := rendezvous(until)
 	if err != nil {
 		return nil, err

@@ -16,12 +16,13 @@ import (
 const (
 	proxyLeast = 1500 * time.Millisecond // since the start
 	proxyGrace = 1 * time.Second         // after the probe's end
+	proxyLast  = 200 * time.Millisecond  // after the probe's end, if that has waited for silence already
 	proxyMost  = 2900 * time.Millisecond // since the start, unless the probe took longer
 )
 
 // startProxyTest allocates at the proxy over UDP and TCP, as a player does: draft-08 without credentials. The function it returns
 // is to be called when the probe has ended, waits a little longer for the answers, and says until when it would have waited.
-func (a *app) startProxyTest(ctx context.Context, server string) (finish func() (proxyResult, time.Time)) {
+func (a *app) startProxyTest(ctx context.Context, server string) (finish func(grace time.Duration) (proxyResult, time.Time)) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	start := time.Now()
 	out := proxyResult{Server: server}
@@ -29,9 +30,9 @@ func (a *app) startProxyTest(ctx context.Context, server string) (finish func() 
 	for network, t := range map[string]*transport{"udp": &out.UDP, "tcp": &out.TCP} {
 		wait.Go(func() { *t = a.tryProxy(ctx, server, network) })
 	}
-	return func() (proxyResult, time.Time) {
+	return func(grace time.Duration) (proxyResult, time.Time) {
 		now := time.Now()
-		end := start.Add(min(proxyMost, max(proxyLeast, now.Sub(start)+proxyGrace)))
+		end := start.Add(min(proxyMost, max(proxyLeast, now.Sub(start)+grace)))
 		if !end.After(now) {
 			end = now.Add(time.Millisecond)
 		}

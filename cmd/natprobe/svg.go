@@ -235,6 +235,13 @@ func (r *result) packetRows() (out []packetRow) {
 			row.text = "IPv6"
 		case nattest.RoleStream:
 			row.text = fmt.Sprintf("TCP to port %d", x.To.Port())
+		case nattest.RoleMTU:
+			row.text = fmt.Sprintf("%d bytes in one piece", x.Bytes)
+		case nattest.RoleStreamMapping:
+			row.text = "TCP, asked " + x.To.String()
+			if len(x.Replies) > 0 {
+				row.text += ", which saw " + x.Replies[0].Mapped.String()
+			}
 		case nattest.RoleHairpin:
 			row.text, row.far = "our own outside address (hairpin)", x.To.String()
 		case nattest.RoleLifetime:

@@ -11,6 +11,9 @@ import (
 type BoxConfig struct {
 	// Outside lists the box's addresses on the outer segment. With NAT the IPv4 ones are the pool.
 	Outside []string
+	// Inside is the box's address on its inner segment: its ICMP errors to inside hosts come from it. Nothing listens there; a Host
+	// inside may have the same address, to serve NAT-PMP or UPnP. Empty means that it has none.
+	Inside string
 	// NAT translates IPv4; nil means that inside addresses are visible outside. IPv6 is never translated.
 	NAT *NATConfig
 	// Firewall judges packets by their inside addresses; nil means none.
@@ -26,6 +29,7 @@ type Box struct {
 	outside   *Link
 	inside    *Segment
 	own       []netip.Addr
+	address   netip.Addr // inside, if it has one
 	nat       *NAT
 	firewalls [2]*Firewall // IPv4, IPv6
 }
@@ -40,6 +44,9 @@ func (s *Segment) Box(name string, cfg BoxConfig) *Box {
 	b.inside.gateway = b
 	b.outside = n.newLink(name, s, b.node)
 	b.outside.to = b
+	if cfg.Inside != "" {
+		b.address = mustAddr(cfg.Inside)
+	}
 	var pool []netip.Addr
 	for _, a := range cfg.Outside {
 		addr := mustAddr(a)
@@ -170,6 +177,9 @@ func (b *Box) discard(now time.Time, p *Packet, d Disposition, typ ICMPType) {
 		return
 	}
 	if e := b.net.icmp(now, b.node, p, typ, 0); e != nil {
+		if b.address.IsValid() && b.address.Is6() == p.is6() && typ != PortUnreachable {
+			e.Src, e.Err.From = netip.AddrPortFrom(b.address, 0), b.address
+		}
 		b.inside.route(now, nil, e)
 	}
 }
