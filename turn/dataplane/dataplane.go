@@ -2,12 +2,18 @@
 //
 // An engine runs one turn.Core for each shard. plain is net.PacketConn and a goroutine for each socket, on any
 // system and in the simulator; socket, on Linux, is a thread for each shard around epoll and batched system calls, without a lock and without an
-// allocation for each packet. Both keep to one seam, engine, so that policy, limits, counters and administration are the same.
+// allocation for each packet. kernel is the same threads, but relayed ports are entries of a table instead of sockets: an eBPF program brings what comes to them, and
+// a raw socket sends from them. All keep to one seam, engine, so that policy, limits, counters and administration are the same.
 //
 // # Limitations
 //
 // A listener with a wildcard address answers from the address the request came to only where the system tells it: on
 // Linux, macOS and the BSDs. Elsewhere name the addresses.
+//
+// The kernel engine: a program that Linux has given a relayed port because it asked for any, and that has not connected its socket, misses what comes to
+// the port while it is allocated (net.ipv4.ip_local_reserved_ports keeps them apart). A socket that is bound to a device is not seen by the check of
+// whether a port is free. All relayed ports of a shard share one receive buffer: a flood of datagrams to one of them is dropped together with some of the
+// others'. Fragments of datagrams that are wider than the path are 1,280 bytes, or 576, long.
 package dataplane
 
 import (
