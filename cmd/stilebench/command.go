@@ -23,6 +23,9 @@ var presets = map[string]string{
 	"stile": "./build/stile serve --rendezvous.listen= --turn.listen udp://{ip}:{port} --turn.relay.addresses {relay_ip} --turn.relay.ports {min_port}-{max_port}" +
 		" --turn.limits.per_client 100000 --turn.limits.per_client_prefix 100000 --turn.limits.packets_per_second 1000000" +
 		" --turn.limits.bytes_per_second 2000000000 --turn.limits.reply_bytes_per_prefix 2000000000 --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
+	"rendezvous": "./build/stile serve --rendezvous.listen udp://{ip}:{port} --rendezvous.dh_groups 2,5,14,16 --rendezvous.directory.listen= --turn.listen udp://127.0.0.1:0" +
+		" --rendezvous.limits.introductions_per_peer 0 --rendezvous.limits.introductions_per_prefix 0 --rendezvous.limits.handshakes_per_prefix 0" +
+		" --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
 }
 
 func parseServerSpec(s string) (serverSpec, error) {
@@ -31,7 +34,7 @@ func parseServerSpec(s string) (serverSpec, error) {
 	}
 	name, cmd, ok := strings.Cut(s, "=")
 	if !ok || name == "" || strings.TrimSpace(cmd) == "" || strings.ContainsAny(name, " \t/{") {
-		return serverSpec{}, fmt.Errorf("%q is neither NAME=COMMAND nor a preset (coturn, stile)", s)
+		return serverSpec{}, fmt.Errorf("%q is neither NAME=COMMAND nor a preset (coturn, stile, rendezvous)", s)
 	}
 	return serverSpec{Name: name, Command: cmd}, nil
 }

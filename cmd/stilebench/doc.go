@@ -5,6 +5,7 @@
 //	stilebench allocate  allocations per second and memory for each of them
 //	stilebench flood     established flows while spoofed sources allocate
 //	stilebench stun      STUN Binding requests that servers answer with a second of CPU, interleaved
+//	stilebench rtmfp     RTMFP clients that connect, idle sessions and introductions
 //	stilebench abuse     attacks on a server without credentials, one trial for each way to misuse it
 //	stilebench compare   several servers, interleaved, and the Markdown page of the results
 //	stilebench calibrate what the generator itself costs and the highest rate it produces

@@ -19,7 +19,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), allocateCommand(), floodCommand(), stunCommand(), compareCommand(), calibrateCommand(), labCommand(), abuseCommand())
+	root.AddCommand(runCommand(), allocateCommand(), floodCommand(), stunCommand(), rtmfpCommand(), compareCommand(), calibrateCommand(), labCommand(), abuseCommand())
 	err := root.ExecuteContext(ctx)
 	restorePriority()
 	if err != nil {
