@@ -18,7 +18,9 @@ const (
 	EventSessionClosing           // left S_OPEN: Reason. All its flows are aborted, without further events
 	EventSessionClosed            // S_CLOSED after EventSessionClosing; the endpoint has forgotten it
 	EventAddressChanged           // the far end has moved: Session.FarAddress
-	EventPath                     // the far end answers by Path: RTT; only with Config.ManualPaths
+	EventPath                     // the far end answers what was sent by Path: RTT; only with Config.ManualPaths
+	EventPathSeen                 // the far end sends by Path, which is not Session.Path; once a second, only with Config.ManualPaths
+	EventForwarded                // an FIHello that selects this end came by Session, for Path.Addr; only with Config.ManualPaths
 	EventFlowOpen                 // the far end opened Receive, which is RF_OPEN
 	EventMessage                  // Receive delivers Data; Sequence, Lost
 	EventFlowComplete             // Receive has delivered everything; Lost if not every message
@@ -30,7 +32,7 @@ const (
 
 func (k EventKind) String() string {
 	names := [...]string{"unknown", "hello", "keying", "session-open", "session-failed", "session-closing", "session-closed", "address-changed",
-		"path", "flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
+		"path", "path-seen", "forwarded", "flow-open", "message", "flow-complete", "flow-rejected", "flow-exception", "flow-finished", "sendable"}
 	if int(k) < len(names) {
 		return names[k]
 	}

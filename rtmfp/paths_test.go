@@ -2,6 +2,9 @@ package rtmfp
 
 import (
 	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -27,12 +30,12 @@ func TestAPathIsAnsweredButNotTakenUntilMove(t *testing.T) {
 	if err := near.Probe(w.now, second); err != nil {
 		t.Fatal(err)
 	}
-	w.run(time.Second, func() bool { return a.seen[EventPath] > 0 && b.seen[EventPath] > 0 })
-	for _, n := range []*node{a, b} {
-		ev, ok := n.last(EventPath)
-		if !ok || ev.RTT != 40*time.Millisecond || ev.Path.Interface != 1 {
-			t.Fatalf("%s: %+v, %v", n.name, ev, ok)
-		}
+	w.run(time.Second, func() bool { return a.seen[EventPath] > 0 })
+	if ev, ok := a.last(EventPath); !ok || ev.RTT != 40*time.Millisecond || ev.Path != second {
+		t.Fatalf("%+v, %v", ev, ok)
+	}
+	if ev, ok := b.last(EventPathSeen); !ok || ev.Path != (Candidate{1, a.addrs[1]}) || b.seen[EventPathSeen] != 1 {
+		t.Fatalf("%+v, %v", ev, ok)
 	}
 	if near.Path() != (Candidate{0, b.addrs[0]}) || far.Path() != (Candidate{0, a.addrs[0]}) {
 		t.Fatalf("moved by itself: %v, %v", near.Path(), far.Path())
@@ -97,22 +100,126 @@ func TestPathsNeedAnAuthenticatedCipher(t *testing.T) {
 	}
 }
 
-func TestAReplyToAnotherPathIsNoAnswer(t *testing.T) {
+// Between two NATs that map by destination no reply ever comes from where the probe went.
+func TestAProbeIsAnsweredWhereverItsReplyComesFrom(t *testing.T) {
 	w, a, b, near, _ := twoPaths(t, 3)
-	// The answer to what was sent to the second address comes from the first.
+	second := Candidate{1, b.addrs[1]}
 	w.filter = func(p *packet) bool {
 		if p.from == b.addrs[1] {
 			p.from = b.addrs[0]
 		}
 		return true
 	}
-	if err := near.Probe(w.now, Candidate{1, b.addrs[1]}); err != nil {
+	if err := near.Probe(w.now, second); err != nil {
 		t.Fatal(err)
 	}
 	w.run(3*time.Second, nil)
-	for _, ev := range a.events {
-		if ev.Kind == EventPath && ev.Path.Addr == b.addrs[1] {
-			t.Fatalf("%+v", ev)
+	if ev, ok := a.last(EventPath); !ok || ev.Path != second {
+		t.Fatalf("%+v, %v", ev, ok)
+	}
+}
+
+func TestAForgedReplyToAProbeIsNoAnswer(t *testing.T) {
+	w, a, b, near, far := twoPaths(t, 4)
+	message := binary.BigEndian.AppendUint64([]byte{'P'}, uint64(a.e.now))
+	message = AppendAddress(append(message, 1), Address{AddrPort: b.addrs[1]})
+	good := append(bytes.Clone(message), a.e.mobilityMAC(near.id, message, path{1, b.addrs[1]})...)
+	for n := range good {
+		forged := bytes.Clone(good)
+		forged[n] ^= 0x40
+		for _, reply := range [][]byte{forged, good[:n]} {
+			if err := far.queueControl(AppendChunk(nil, ChunkPingReply, reply)); err != nil {
+				t.Fatal(err)
+			}
+			w.run(50*time.Millisecond, nil)
+		}
+	}
+	if a.seen[EventPath] != 0 {
+		t.Fatal("a forged reply was believed")
+	}
+	if err := far.queueControl(AppendChunk(nil, ChunkPingReply, good)); err != nil {
+		t.Fatal(err)
+	}
+	w.run(50*time.Millisecond, nil)
+	if a.seen[EventPath] != 1 {
+		t.Fatal("the true reply was not believed")
+	}
+}
+
+// A NAT that maps by destination sends the IIKeying from an address that the responder's filter does not know, though the RHello
+// came.
+func TestAKeyingThatIsNotAnsweredTakesAnotherPath(t *testing.T) {
+	w := newWorld(t, 5)
+	a := w.add("a", Config{}, "10.0.0.1:1")
+	b := w.add("b", Config{}, "10.0.0.2:1", "10.1.0.2:1")
+	w.filter = func(p *packet) bool { return p.to != b.addrs[0] || !slices.Contains(kinds(p.data), ChunkIIKeying) }
+	s, err := a.e.Open(w.now, []byte("id:b"), Candidate{0, b.addrs[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run(500*time.Millisecond, nil)
+	if s.State() != StateKeyingSent || s.AddCandidate(w.now, Candidate{0, b.addrs[1]}) != ErrState {
+		t.Fatalf("%v", s.State())
+	}
+	s.Close(w.now)
+	if s, err = a.e.Open(w.now, []byte("id:b"), Candidate{0, b.addrs[0]}, Candidate{0, b.addrs[1]}); err != nil {
+		t.Fatal(err)
+	}
+	w.run(4*time.Second, func() bool { return s.State() == StateOpen })
+	if s.State() != StateOpen || s.Path().Addr != b.addrs[1] {
+		t.Fatalf("%v by %v", s.State(), s.Path())
+	}
+}
+
+func TestAnInterfaceWithADelayIsTheLastResort(t *testing.T) {
+	for _, direct := range []bool{true, false} {
+		w := newWorld(t, 6)
+		a := w.add("a", Config{}, "10.0.0.1:1", "10.1.0.1:1")
+		b := w.add("b", Config{}, "10.0.0.2:1")
+		a.e.SetDelay(1, 1400*time.Millisecond)
+		relayed := 0
+		w.filter = func(p *packet) bool {
+			if p.from == a.addrs[1] {
+				relayed++
+			}
+			return direct || p.from != a.addrs[0]
+		}
+		s, err := a.e.Open(w.now, []byte("id:b"), Candidate{AnyInterface, b.addrs[0]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := w.now
+		w.run(10*time.Second, func() bool { return s.State() == StateOpen })
+		took := w.now.Sub(began)
+		if direct && (relayed != 0 || took > 100*time.Millisecond) || !direct && (s.Path().Interface != 1 || took != 1480*time.Millisecond) {
+			t.Errorf("direct %v: %d packets by the relay, by %v after %v", direct, relayed, s.Path(), took)
+		}
+	}
+}
+
+// An FIHello is answered by a relay only when it comes again, because nothing else has helped.
+func TestAForwardedHelloIsAnsweredByARelayLater(t *testing.T) {
+	w := newWorld(t, 7)
+	a := w.add("a", Config{}, "10.0.0.1:1", "10.1.0.1:1")
+	b := w.add("b", Config{}, "10.0.0.2:1")
+	_, far := w.connect(b, a)
+	a.e.SetDelay(1, 1400*time.Millisecond)
+	relayed := 0
+	w.filter = func(p *packet) bool {
+		if p.from == a.addrs[1] {
+			relayed++
+		}
+		return true
+	}
+	server := b.e.sessions[far.FarID()]
+	hello := &Hello{EPD: []byte("id:a"), Tag: bytes.Repeat([]byte{7}, tagSize), From: netip.MustParseAddrPort("10.0.0.9:9")}
+	for n, want := range []int{0, 1} {
+		if err := server.Forward(w.now, hello); err != nil {
+			t.Fatal(err)
+		}
+		w.run(1500*time.Millisecond, nil)
+		if relayed != want {
+			t.Fatalf("after %d: %d by the relay", n+1, relayed)
 		}
 	}
 }

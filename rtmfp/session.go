@@ -107,6 +107,7 @@ type Session struct {
 type mobility struct {
 	tx, rx instant // MOB_TX_TS, MOB_RX_TS
 	to     path    // where the last check was sent
+	seen   []seenPath
 }
 
 func (e *Endpoint) newSession(state State, role Role) *Session {
@@ -450,12 +451,12 @@ func (s *Session) answerPing(from path, message []byte) {
 func (s *Session) receivePingReply(from path, message []byte) {
 	m := s.mobility
 	if s.e.cfg.ManualPaths && s.keys.Authenticated() {
-		if at, ok := s.answersCheck(from, message); ok {
-			s.pathAnswered(from, s.e.now.sub(at))
+		if to, at, ok := s.answersProbe(message); ok {
+			s.pathAnswered(to, s.e.now.sub(at))
 			return
 		}
 	}
-	if m == nil || from == s.far {
+	if m == nil || from == s.far || s.e.cfg.ManualPaths {
 		return
 	}
 	if !s.keys.Authenticated() {
@@ -467,10 +468,6 @@ func (s *Session) receivePingReply(from path, message []byte) {
 		// move. Theirs is taken if it is authentic and comes from where a check was sent within a second, by the cipher
 		// not a copy of an older one. An attacker on the path could make us send to an address that it can spoof.
 		if from == m.to && s.e.now.sub(m.tx) <= mobilityInterval {
-			if s.e.cfg.ManualPaths {
-				s.pathAnswered(from, s.e.now.sub(m.tx))
-				return
-			}
 			s.e.counters.MovedEmpty++
 			s.move(from)
 		}
@@ -510,6 +507,10 @@ func (s *Session) checkMobility(from path) {
 	if m == nil {
 		m = &mobility{tx: longAgo, rx: longAgo}
 		s.mobility = m
+	}
+	if s.e.cfg.ManualPaths {
+		s.pathSeen(m, from)
+		return
 	}
 	if s.e.now.sub(m.tx) < mobilityInterval {
 		return

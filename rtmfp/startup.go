@@ -27,6 +27,8 @@ type opening struct {
 	deadline   instant
 
 	// In S_KEYING_SENT.
+	sent       int    // IIKeyings by the current path
+	dead       []path // by which IIKeyings were not answered
 	initiation Initiation
 	iikeying   IIKeying
 	next       instant // the next transmission of iikeying
@@ -116,20 +118,18 @@ func (s *Session) flushOpening() {
 	e, o := s.e, s.opening
 	switch s.state {
 	case StateIHelloSent:
-		for i := range o.candidates {
-			c := &o.candidates[i]
-			if c.next > e.now {
-				continue
-			}
-			e.plain = AppendIHello(e.startupHeader(e.plain[:0]), IHello{o.epd, o.tag[:]})
-			e.sendStartup(c.path, 0, e.plain, nil)
-			c.interval += startupBackoff
-			c.next = e.now.add(c.interval)
-		}
+		s.sendIHellos()
 	case StateKeyingSent:
-		if o.next > e.now || o.combining {
+		if o.combining {
 			return
 		}
+		if o.searching() {
+			s.sendIHellos()
+		}
+		if o.next > e.now {
+			return
+		}
+		o.sent++
 		e.plain = AppendIIKeying(e.startupHeader(e.plain[:0]), o.iikeying)
 		e.sendStartup(s.far, 0, e.plain, nil)
 		o.interval += startupBackoff
@@ -137,15 +137,49 @@ func (s *Session) flushOpening() {
 	}
 }
 
+// sendIHellos sends what is due.
+func (s *Session) sendIHellos() {
+	e, o := s.e, s.opening
+	for i := range o.candidates {
+		c := &o.candidates[i]
+		if c.next > e.now {
+			continue
+		}
+		e.plain = AppendIHello(e.startupHeader(e.plain[:0]), IHello{o.epd, o.tag[:]})
+		e.sendStartup(c.path, 0, e.plain, nil)
+		c.interval += startupBackoff
+		c.next = e.now.add(c.interval)
+	}
+}
+
+// searching says whether other paths are looked for, because the IIKeying was repeated without an answer. Deviation: by
+// §3.5.1.1.1 the first RHello decides. Behind a NAT that maps by destination it can come by a path that leads one way only:
+// the responder's filter knows the address that the introducer saw, not the one that the IIKeying comes from.
+func (o *opening) searching() bool { return o.sent >= 2 }
+
+// resume takes another path for the IIKeying: one that answers an IHello while the current one is silent.
+func (s *Session) resume(from path, h RHello) {
+	e, o := s.e, s.opening
+	if !o.searching() || o.combining || from == s.far || !bytes.Equal(h.Certificate, s.cert) || len(h.Cookie) > e.cfg.MaxDatagram ||
+		slices.Contains(o.dead, from) && o.sent < 4 {
+		e.drop(ChunkTagUnknown)
+		return
+	}
+	if !slices.Contains(o.dead, s.far) && len(o.dead) < maxRedirects {
+		o.dead = append(o.dead, s.far)
+	}
+	s.far, o.sent, o.changed = from, 0, false
+	s.sendIIKeying(h.Cookie)
+}
+
 func (o *opening) nextAlarm(state State) instant {
 	at := o.deadline
-	if state == StateIHelloSent {
+	if state == StateIHelloSent || o.searching() && !o.combining {
 		for i := range o.candidates {
 			at = min(at, o.candidates[i].next)
 		}
-		return at
 	}
-	if !o.combining {
+	if state == StateKeyingSent && !o.combining {
 		at = min(at, o.next)
 	}
 	return at
@@ -210,6 +244,9 @@ func (e *Endpoint) handleFIHello(s *Session, payload []byte) {
 		return
 	}
 	addr := netip.AddrPortFrom(h.ReplyAddress.AddrPort.Addr().Unmap(), h.ReplyAddress.AddrPort.Port())
+	if addr.IsValid() && e.cfg.ManualPaths {
+		e.emit(Event{Kind: EventForwarded, Session: s, Path: Candidate{AnyInterface, addr}})
+	}
 	reached, age := false, e.sinceForwarded(h.Tag)
 	for i, iface := range e.cfg.Interfaces {
 		if !iface.reaches(addr) || addr.Addr().IsUnspecified() || addr.Addr().IsMulticast() {
@@ -247,7 +284,7 @@ func (e *Endpoint) handleRedirect(from path, payload []byte) {
 		return
 	}
 	s := e.byTag(r.TagEcho)
-	if s == nil || s.state != StateIHelloSent {
+	if s == nil || s.state != StateIHelloSent && !s.opening.searching() {
 		e.drop(ChunkTagUnknown)
 		return
 	}
@@ -270,6 +307,10 @@ func (e *Endpoint) handleRHello(from path, payload []byte) {
 		return
 	}
 	s := e.byTag(h.TagEcho)
+	if s != nil && s.state == StateKeyingSent {
+		s.resume(from, h)
+		return
+	}
 	if s == nil || s.state != StateIHelloSent {
 		e.drop(ChunkTagUnknown)
 		return

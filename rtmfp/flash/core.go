@@ -106,6 +106,8 @@ type core struct {
 	ending      map[*rtmfp.Session]bool // closing in order, once there is nothing else to wait for
 	relayError  error                   // why there is no relay
 
+	callers []caller
+
 	relays  map[int]netip.AddrPort // the relayed addresses, by interface
 	relayIP map[netip.Addr]bool    // every IP address that a relay of ours has had
 
@@ -221,6 +223,12 @@ func (c *core) handle(now time.Time, ev rtmfp.Event) {
 		if l := c.linkOf(ev.Session); l != nil {
 			l.answered(ev)
 		}
+	case rtmfp.EventPathSeen:
+		if l := c.linkOf(ev.Session); l != nil {
+			l.seen(ev.Path)
+		}
+	case rtmfp.EventForwarded:
+		c.forwarded(ev.Path.Addr)
 	case rtmfp.EventFlowOpen:
 		c.flowOpen(ev.Receive)
 	case rtmfp.EventMessage:
@@ -238,6 +246,34 @@ func (c *core) handle(now time.Time, ev rtmfp.Event) {
 		c.shutIfDone()
 	case rtmfp.EventHello, rtmfp.EventKeying, rtmfp.EventAddressChanged, rtmfp.EventSendable:
 		// A client introduces nobody; the rest has no consequence here.
+	}
+}
+
+// caller is an address that the server has said wants to reach this end.
+type caller struct {
+	addr netip.AddrPort
+	at   time.Time
+}
+
+const (
+	// maxCallers bounds the callers that are remembered.
+	maxCallers = 16
+	// callerTime is how long after the server's word a caller's session may open by another path.
+	callerTime = 10 * time.Second
+)
+
+// forwarded remembers where a caller was seen: if its session opens by a relay, this end knows no other way to it.
+func (c *core) forwarded(addr netip.AddrPort) {
+	c.callers = slices.DeleteFunc(c.callers, func(o caller) bool { return o.addr == addr || c.now.Sub(o.at) > callerTime })
+	if len(c.callers) >= maxCallers {
+		c.callers = c.callers[1:]
+	}
+	c.callers = append(c.callers, caller{addr, c.now})
+	for _, p := range c.peers {
+		// One whose session is just open, by a retransmission.
+		if p.link != nil && p.link.session.Role() == rtmfp.RoleResponder && c.now.Before(p.link.settle) {
+			p.link.addEverywhere(addr)
+		}
 	}
 }
 

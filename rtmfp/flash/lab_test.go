@@ -170,6 +170,7 @@ type lab struct {
 // inLab runs f in a bubble with an introducer.
 func inLab(t *testing.T, seed uint64, f func(t *testing.T, l *lab)) {
 	natlab.Run(t, seed, func(t *testing.T, n *natlab.Net) {
+		n.KeepPackets(300)
 		host := n.Internet().Host("introducer", introducerAddress)
 		l := &lab{t: t, n: n, in: &introducer{t: t, host: host, seed: seed}}
 		l.in.start()

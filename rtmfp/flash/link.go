@@ -34,6 +34,7 @@ type link struct {
 	list     []linkPath
 	settle   time.Time // paths are compared until then
 	next     time.Time // the next tick
+	probeAt  time.Time // the next probes
 	upgrade  time.Duration
 	switched time.Time
 	switches int
@@ -43,12 +44,12 @@ type link struct {
 	lossLost   uint64
 	loss       float64
 	suspicious bool
+	suspects   []rtmfp.Candidate // that the far end sends by, while the current path does not answer
 }
 
 type linkPath struct {
 	rtmfp.Candidate
 	pathState
-	waiting bool // a probe is unanswered
 }
 
 func (c *core) newLink(s *rtmfp.Session, exclude netip.AddrPort) *link {
@@ -57,6 +58,13 @@ func (c *core) newLink(s *rtmfp.Session, exclude netip.AddrPort) *link {
 	l.add(path)
 	for _, p := range s.Candidates() {
 		l.add(p)
+	}
+	if s.Role() == rtmfp.RoleResponder {
+		for _, from := range c.callers {
+			if c.now.Sub(from.at) <= callerTime {
+				l.addEverywhere(from.addr)
+			}
+		}
 	}
 	return l
 }
@@ -84,6 +92,15 @@ func (l *link) index(p rtmfp.Candidate) int {
 	return slices.IndexFunc(l.list, func(o linkPath) bool { return o.Candidate == p })
 }
 
+// addEverywhere lets an address be tried by every interface that it makes sense for.
+func (l *link) addEverywhere(addr netip.AddrPort) {
+	l.add(rtmfp.Candidate{Interface: 0, Addr: addr})
+	for i := range l.c.relays {
+		l.add(rtmfp.Candidate{Interface: i, Addr: addr})
+	}
+	l.next, l.probeAt = l.c.now, l.c.now
+}
+
 // addInterface lets every address be tried by an interface that has come.
 func (l *link) addInterface(i int) {
 	for _, p := range slices.Clone(l.list) {
@@ -102,7 +119,7 @@ func (l *link) dropInterface(i int) {
 
 // resettle compares all paths again.
 func (l *link) resettle() {
-	l.settle, l.next, l.upgrade = l.c.now.Add(settleTime), l.c.now, upgradeMin
+	l.settle, l.next, l.probeAt, l.upgrade = l.c.now.Add(settleTime), l.c.now, l.c.now, upgradeMin
 }
 
 // answered is EventPath.
@@ -112,7 +129,7 @@ func (l *link) answered(ev rtmfp.Event) {
 		return
 	}
 	p := &l.list[i]
-	p.heard, p.waiting = l.c.now, false
+	p.hear(l.c.now)
 	p.loss *= 0.8
 	if p.rtt == 0 {
 		p.rtt = ev.RTT
@@ -120,24 +137,80 @@ func (l *link) answered(ev rtmfp.Event) {
 		p.rtt += (ev.RTT - p.rtt) / 4
 	}
 	l.choose()
-	if l.c.now.Add(pathLag).Before(l.next) {
-		l.next = l.c.now.Add(pathLag) // whether the current path is silent is known then
+}
+
+// seen is EventPathSeen: the far end sends by a path that this end does not send by. If that is a way off the relay, it is tried.
+// Otherwise it means something only if what this end sends does not arrive, so the current path is asked.
+func (l *link) seen(path rtmfp.Candidate) {
+	i, current := l.add(path), l.current()
+	if i < 0 || current < 0 {
+		return
+	}
+	switch {
+	case pathRank(l.list[i].pathState) < pathRank(l.list[current].pathState):
+		l.ask(i)
+	case l.c.now.Sub(l.list[current].heard) >= seenAfter && l.list[current].asked.IsZero():
+		l.ask(current)
+		l.suspects = append(l.suspects[:min(len(l.suspects), maxSuspects-1)], path)
+		l.wakeAt(l.c.now.Add(max(pathLag, 2*l.list[current].rtt)))
+	}
+}
+
+const (
+	// seenAfter is how long the current path may not have been heard before another that the far end sends by makes it doubtful.
+	seenAfter = 100 * time.Millisecond
+	// maxSuspects bounds the other paths that are remembered while the current one is asked.
+	maxSuspects = 4
+)
+
+// hear notes that something came by the path.
+func (p *linkPath) hear(at time.Time) {
+	p.heard, p.asked = later(p.heard, at), time.Time{}
+}
+
+// current is the index of the session's path, which it hears.
+func (l *link) current() int {
+	i := l.add(l.session.Path())
+	if i >= 0 {
+		if at := l.session.PathHeard(); at.After(l.list[i].heard) {
+			l.list[i].hear(at)
+		}
+	}
+	return i
+}
+
+// ask sends a probe.
+func (l *link) ask(i int) {
+	p := &l.list[i]
+	if !p.asked.IsZero() {
+		p.loss += (1 - p.loss) * 0.2
+	}
+	if l.session.Probe(l.c.now, p.Candidate) == nil && p.asked.IsZero() {
+		p.asked = l.c.now
+	}
+}
+
+func (l *link) wakeAt(t time.Time) {
+	if t.Before(l.next) {
+		l.next = t
 	}
 }
 
 // choose moves the session if another path is better.
 func (l *link) choose() {
-	current := l.add(l.session.Path())
+	current := l.current()
 	if current < 0 {
 		return
 	}
-	l.list[current].heard = later(l.list[current].heard, l.session.PathHeard())
 	states := make([]pathState, len(l.list))
 	for i, p := range l.list {
 		states[i] = p.pathState
 	}
 	best := choosePath(l.c.now, current, l.switched, states)
 	if best == current || l.session.Move(l.c.now, l.list[best].Candidate) != nil {
+		if !l.list[current].asked.IsZero() {
+			l.wakeAt(l.c.now.Add(pathLag)) // whether it is silent is known then
+		}
 		return
 	}
 	l.switched = l.c.now
@@ -158,6 +231,12 @@ func (l *link) tick() {
 	if now.Before(l.next) {
 		return
 	}
+	l.askSuspects()
+	if now.Before(l.probeAt) {
+		l.next = l.probeAt
+		l.choose()
+		return
+	}
 	l.measureLoss()
 	since, owes := l.session.UnansweredSince()
 	suspect := owes && now.Sub(since) >= suspectAfter || l.loss > pathBadLoss
@@ -166,41 +245,53 @@ func (l *link) tick() {
 		l.upgrade = upgradeMin
 	}
 	l.suspicious = suspect
-	current := l.index(l.session.Path())
+	current := l.current()
 	relayed := current >= 0 && l.list[current].relayed
 	switch {
 	case len(l.list) < 2:
-		l.next = now.Add(suspectAfter)
+		l.probeAt = now.Add(suspectAfter)
 	case now.Before(l.settle):
 		l.probe(true)
-		l.next = now.Add(probeInterval)
+		l.probeAt = now.Add(probeInterval)
 	case relayed:
 		l.probe(false)
-		l.next = now.Add(l.upgrade)
+		l.probeAt = now.Add(l.upgrade)
 		l.upgrade = min(2*l.upgrade, upgradeMax)
 	case suspect:
 		l.probe(true)
-		l.next = now.Add(upgradeMin)
+		l.probeAt = now.Add(upgradeMin)
 	default:
-		l.next = now.Add(suspectAfter)
+		l.probeAt = now.Add(suspectAfter)
 	}
+	l.next = l.probeAt
 	l.choose()
 }
 
 // probe asks by the current path and by the others, or by those of them that are direct.
 func (l *link) probe(relayed bool) {
 	for i := range l.list {
-		p := &l.list[i]
-		if p.relayed && !relayed && p.Candidate != l.session.Path() {
+		if l.list[i].relayed && !relayed && l.list[i].Candidate != l.session.Path() {
 			continue
 		}
-		if p.waiting {
-			p.loss += (1 - p.loss) * 0.2
-		}
-		if l.session.Probe(l.c.now, p.Candidate) == nil {
-			p.waiting = true
+		l.ask(i)
+	}
+}
+
+// askSuspects asks by the paths that the far end sends by when the current one has not answered.
+func (l *link) askSuspects() {
+	if len(l.suspects) == 0 {
+		return
+	}
+	current := l.current()
+	if current >= 0 && !l.list[current].asked.IsZero() && l.c.now.Sub(l.list[current].asked) >= pathLag {
+		l.ask(current)
+		for _, p := range l.suspects {
+			if i := l.index(p); i >= 0 {
+				l.ask(i)
+			}
 		}
 	}
+	l.suspects = nil
 }
 
 func (l *link) measureLoss() {

@@ -4,8 +4,8 @@ import "time"
 
 // Ours to tune.
 const (
-	// pathLag is how much later than the current path another must have been heard to count as the far end's: above the
-	// difference of two paths' delays, below what a listener notices.
+	// pathLag is how long the current path has to answer, at least, when another does: above the difference of two paths' delays,
+	// below what a listener notices.
 	pathLag = 200 * time.Millisecond
 	// pathFresh is how long an answer says that a path works; probes come twice a second while it matters.
 	pathFresh = 3 * time.Second
@@ -22,13 +22,14 @@ const (
 type pathState struct {
 	relayed bool
 	heard   time.Time     // the last packet or answer by it; zero is never
+	asked   time.Time     // the first probe since then; zero is none
 	rtt     time.Duration // smoothed, of answers to probes; 0 is unknown
 	loss    float64       // of probes, 0 to 1, the older the less
 }
 
 // choosePath says by which of the paths packets go. It is the whole decision:
 //
-//  1. A current path that is silent while another is heard gives way to the best of these: it is dead, or the far end has
+//  1. A current path that does not answer while another does gives way to the best of these: it is dead, or the far end has
 //     moved.
 //  2. Direct is better than relayed, and both than a path that loses so much that nobody understands speech.
 //  3. Of one kind, a much shorter round trip is better, but not more often than every pathDwell.
@@ -42,7 +43,7 @@ func choosePath(now time.Time, current int, switched time.Time, paths []pathStat
 		if i == current || p.heard.IsZero() || now.Sub(p.heard) > pathFresh {
 			continue
 		}
-		if p.heard.Sub(c.heard) >= max(pathLag, 2*c.rtt) && now.Sub(c.heard) >= pathLag {
+		if !c.asked.IsZero() && now.Sub(c.asked) >= max(pathLag, 2*c.rtt) && p.heard.After(c.asked) {
 			silent = true
 		}
 		if best < 0 || pathBetter(p, paths[best]) {
