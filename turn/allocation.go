@@ -293,7 +293,7 @@ func (c *Core) enter(i uint32, lease Lease, relayed netip.AddrPort) {
 	c.lastID += 1 << 8
 	c.allocs[i] = allocation{
 		id: c.lastID, lease: lease, relayed: relayed,
-		firstPerm: none, firstChan: none, older: c.newest, newer: none,
+		firstPerm: none, firstChan: none, firstFlow: none, older: c.newest, newer: none,
 	}
 	if c.newest != none {
 		c.allocs[c.newest].newer = i
@@ -358,6 +358,7 @@ func (c *Core) end(i uint32, why EndReason) {
 // forget takes the allocation out of all tables, but leaves its port open and its entry taken.
 func (c *Core) forget(i uint32, why EndReason) {
 	a := &c.allocs[i]
+	c.dropFlows(i, none, none)
 	for a.firstChan != none {
 		c.dropChannel(i, a.firstChan)
 	}

@@ -92,6 +92,9 @@ func (c *Core) channelBind(i uint32, a *allocation, m stun.Message, r *reply) {
 		r.fail(stun.CodeInsufficientPorts)
 		return
 	}
+	if !bound || c.now >= c.chans[ch].expires {
+		c.dropFlowFrom(i, peer)
+	}
 	if !bound {
 		ch = c.bind(i, number, peer, p)
 	}
@@ -126,6 +129,7 @@ func (c *Core) bind(i uint32, number uint16, peer netip.AddrPort, p uint32) (ch 
 
 func (c *Core) dropChannel(i, ch uint32) {
 	a := &c.allocs[i]
+	c.dropFlows(i, none, ch)
 	for at := &a.firstChan; *at != none; at = &c.chans[*at].next {
 		if *at == ch {
 			*at = c.chans[ch].next
@@ -167,5 +171,5 @@ func (c *Core) fromChannel(src *Source, p Packet) {
 		}
 		perm.expires = c.now + PermissionLifetime
 	}
-	c.toPeer(i, x.permission, x.peer, Packet{p.Buf, p.At + channelHeader, len(data)}, RelayedChannel)
+	c.toPeer(i, x.permission, x.peer, Packet{p.Buf, p.At + channelHeader, len(data)}, RelayedChannel, ch)
 }

@@ -28,6 +28,8 @@ type Config struct {
 	Shard  int // index of this core among those that share the Ledger
 	Shards int // how many there are; zero means one
 	Opener Opener
+	// Offload takes established flows. Nil: the core relays everything.
+	Offload Offload
 	// RequireAuth says by index of the listener whether requests need credentials. Missing entries need none.
 	RequireAuth []bool
 	// BindingOnly says by index of the listener whether it takes STUN Binding and nothing else. Missing entries take all.
@@ -124,6 +126,11 @@ type Core struct {
 	chanByNumber map[uint64]uint32 // allocation<<16 | number
 	chanByPeer   map[peerKey]uint32
 
+	flows       []offloaded
+	freeFlows   []uint32
+	flowIndex   map[flowKey]uint32
+	offloadFull bool // until the next Tick
+
 	oldest, newest uint32 // unconfirmed allocations in the order of their making; none = ^0
 
 	tombs     map[tupleKey]tombstone
@@ -186,6 +193,8 @@ type allocation struct {
 	expires      time.Duration
 	firstPerm    uint32
 	firstChan    uint32
+	firstFlow    uint32 // of those that the offload relays
+	meter        uint32 // while there is one
 	nperms       int
 	nchans       int
 	clientPrefix int
@@ -309,6 +318,7 @@ func (c *Core) SetRules(now time.Time, r *Rules) {
 		if a.id == 0 {
 			continue
 		}
+		c.dropFlows(uint32(i), none, none) // what is still allowed comes back with its next packet, and with the new limits
 		if c.now >= a.expires {
 			c.end(uint32(i), EndExpired)
 			continue
@@ -371,12 +381,17 @@ func (c *Core) Reset() {
 
 // Stats are the counters so far. The caller owns the copy.
 func (c *Core) Stats() Stats {
+	c.collectFlows()
+	return c.snapshot()
+}
+
+func (c *Core) snapshot() Stats {
 	s := c.stats
 	s.Errors = make(map[int]uint64, len(c.stats.Errors))
 	for code, n := range c.stats.Errors {
 		s.Errors[code] = n
 	}
-	s.Permissions, s.Channels = len(c.permIndex), len(c.chanByNumber)
+	s.Permissions, s.Channels, s.Flows = len(c.permIndex), len(c.chanByNumber), len(c.flowIndex)
 	return s
 }
 
@@ -475,6 +490,7 @@ func (c *Core) session(a *allocation) Session {
 // Sessions appends the living allocations to dst, in no order.
 func (c *Core) Sessions(now time.Time, dst []Session) []Session {
 	c.begin(now)
+	c.collectFlows()
 	for i := range c.allocs {
 		if a := &c.allocs[i]; a.id != 0 && c.now < a.expires {
 			dst = append(dst, c.session(a))
@@ -526,6 +542,7 @@ func (c *Core) Shutdown(now time.Time) {
 // keeps memory and ports longer but lets nothing through.
 func (c *Core) Tick(now time.Time) {
 	c.begin(now)
+	c.sweepFlows()
 	for i := range c.allocs {
 		a := &c.allocs[i]
 		if a.id == 0 {

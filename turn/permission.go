@@ -27,6 +27,7 @@ func (c *Core) permit(i uint32, peer netip.Addr) (uint32, bool) {
 		perm := &c.perms[p]
 		if c.now >= perm.expires { // a new beginning: whether the peer still answers is to be seen
 			perm.answered = false
+			c.dropFlows(i, p, none)
 			c.audit(a, peer)
 		}
 		perm.expires = c.now + PermissionLifetime
@@ -112,6 +113,7 @@ func (c *Core) permissionInUse(a *allocation, p uint32) bool {
 // dropPermission removes a permission and the channels that lead through it.
 func (c *Core) dropPermission(i, p uint32) {
 	a := &c.allocs[i]
+	c.dropFlows(i, p, none)
 	for ch := a.firstChan; ch != none; {
 		next := c.chans[ch].next
 		if c.chans[ch].permission == p {

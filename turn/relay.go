@@ -79,7 +79,7 @@ func (c *Core) send(src *Source, m stun.Message, p Packet) {
 		c.count(PermissionOnly)
 		return
 	}
-	c.toPeer(i, perm, peer, Packet{p.Buf, p.At + at, size}, RelayedSend)
+	c.toPeer(i, perm, peer, Packet{p.Buf, p.At + at, size}, RelayedSend, none)
 }
 
 // What readSend found besides what a Send has.
@@ -116,19 +116,22 @@ func readSend(m stun.Message) (at, size int, peer []byte, kind int) {
 }
 
 // toPeer sends p to the peer from the relayed address, or hands it over to the allocation that has the peer's address.
-func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Disposition) {
+// ch is the channel that it came by, or none.
+func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Disposition, ch uint32) {
 	a, x := &c.allocs[i], &c.perms[perm]
-	limits := &c.rules.Limits
 	if p.Len > maxPayload {
 		c.count(DropSize)
 		return
 	}
-	if !a.packets.take(c.now, 1, limits.PacketsPerSecond) || !a.bytes.take(c.now, p.Len, limits.BytesPerSecond) {
+	if !c.take(a, p.Len) {
 		c.count(DropRate)
 		return
 	}
 	if x.ownHost {
 		if public, ok := c.rules.Policy.OwnRelay(peer); ok && c.hairpin(i, public, p) {
+			if c.cfg.Offload != nil {
+				c.offer(i, perm, ch, Flow{Kind: upKind(ch), Relayed: a.relayed, Named: peer, Peer: public, Hairpin: true, Prefix: a.clientPrefix})
+			}
 			return
 		}
 		peer = c.localForm(peer)
@@ -142,6 +145,16 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 	c.stats.BytesToPeers += uint64(p.Len)
 	c.count(d)
 	c.out = append(c.out, Output{Kind: ToPeer, Allocation: i, Peer: peer, Data: p.bytes()})
+	if c.cfg.Offload != nil && !x.ownHost {
+		c.offer(i, perm, ch, Flow{Kind: upKind(ch), Relayed: c.localForm(a.relayed), Named: peer, Peer: peer})
+	}
+}
+
+func upKind(ch uint32) FlowKind {
+	if ch == none {
+		return SendUp
+	}
+	return ChannelUp
 }
 
 // unanswered takes a packet out of what a peer gets before it has answered. The budget is one for ten minutes: without an
@@ -235,17 +248,18 @@ func (c *Core) HairpinFrom(now time.Time, h Crossing, p Packet) {
 		c.count(DropHairpin)
 		return
 	}
-	c.fromPeer(i, h.From, p)
+	c.fromPeer(i, h.From, p, &h)
 }
 
 // FromPeer takes a datagram that came to a relayed address (§9.3, §10.7). from is unmapped.
 func (c *Core) FromPeer(now time.Time, allocation uint32, from netip.AddrPort, p Packet) {
 	c.begin(now)
 	c.stats.Read++
-	c.fromPeer(allocation, c.publicForm(from), p)
+	c.fromPeer(allocation, c.publicForm(from), p, nil)
 }
 
-func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
+// fromPeer takes a datagram from a peer, whose address is in its public form. h is the way of one that another client sent.
+func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet, h *Crossing) {
 	if int(i) >= len(c.allocs) {
 		c.count(DropPeerClosed)
 		return
@@ -278,8 +292,7 @@ func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
 			}
 		}
 	}
-	limits := &c.rules.Limits
-	if !a.packets.take(c.now, 1, limits.PacketsPerSecond) || !a.bytes.take(c.now, p.Len, limits.BytesPerSecond) {
+	if !c.take(a, p.Len) {
 		c.count(DropPeerRate)
 		return
 	}
@@ -305,11 +318,30 @@ func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet) {
 	c.stats.BytesToClients += uint64(size)
 	c.count(d)
 	c.out = append(c.out, Output{Kind: ToClient, Source: a.source, Data: p.bytes()})
+	if c.cfg.Offload != nil {
+		c.offerDown(i, perm, ch, bound, from, h)
+	}
 	if s := c.traces.of(a.id); s != nil && !bound {
 		if m, err := stun.Parse(p.bytes()); err == nil {
 			c.trace(s, true, m)
 		}
 	}
+}
+
+// offerDown offers the way from a peer to the client.
+func (c *Core) offerDown(i, perm, ch uint32, bound bool, from netip.AddrPort, h *Crossing) {
+	a := &c.allocs[i]
+	f := Flow{Kind: ChannelDown, Relayed: c.localForm(a.relayed), Named: from, Peer: from}
+	if !bound {
+		f.Kind, ch = DataDown, none
+	}
+	switch {
+	case h != nil:
+		f.Relayed, f.Hairpin, f.Prefix = a.relayed, true, h.Prefix
+	case c.perms[perm].ownHost: // another program of this host
+		return
+	}
+	c.offer(i, perm, ch, f)
 }
 
 // maxMessage is the longest STUN message: its length field counts multiples of 4.

@@ -77,6 +77,8 @@ type Stats struct {
 	Allocations                  int    // now
 	Unconfirmed                  int    // now, of them
 	Permissions, Channels        int    // now
+	Flows                        int    // that the offload relays now
+	Offloaded                    uint64 // packets that it has relayed; Read, Packets and the bytes have them as well
 	Allocated                    uint64 // ever
 	Recycled                     uint64 // unconfirmed allocations evicted whose port went to the newcomer at once
 	Evicted                      uint64 // unconfirmed allocations evicted
@@ -109,6 +111,8 @@ func (s *Stats) Add(o *Stats) {
 	s.Unconfirmed += o.Unconfirmed
 	s.Permissions += o.Permissions
 	s.Channels += o.Channels
+	s.Flows += o.Flows
+	s.Offloaded += o.Offloaded
 	s.Allocated += o.Allocated
 	s.Recycled += o.Recycled
 	s.Evicted += o.Evicted

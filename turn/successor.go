@@ -11,6 +11,9 @@ import (
 // used again.
 func (c *Core) Successor(now time.Time) *Core {
 	cfg := c.cfg
+	if cfg.Offload != nil {
+		cfg.Offload.Reset(cfg.Shard)
+	}
 	cfg.Rules = c.rules
 	cfg.Rules.Limits.Unconfirmed *= cfg.Shards // NewCore divides it
 	for at := 0; at < len(cfg.Seed); at += 8 {
@@ -20,8 +23,8 @@ func (c *Core) Successor(now time.Time) *Core {
 	s.draining = c.draining
 	s.lastID = c.lastID // IDs are unique while the server runs
 	s.events = c.events
-	s.stats = c.Stats()
-	s.stats.Allocations, s.stats.Unconfirmed, s.stats.Permissions, s.stats.Channels = 0, 0, 0, 0
+	s.stats = c.snapshot()
+	s.stats.Flows, s.stats.Allocations, s.stats.Unconfirmed, s.stats.Permissions, s.stats.Channels = 0, 0, 0, 0, 0
 	s.stats.Read = 0 // the packet at which c broke has no disposition
 	for _, n := range s.stats.Packets {
 		s.stats.Read += n

@@ -61,6 +61,7 @@ func (c *Core) startTrace(a *allocation) bool {
 	if c.traces.sessions == nil {
 		c.traces.sessions = make(map[SessionID]*scrubber)
 	}
+	c.dropFlows(c.sessions[a.id], none, none) // their indications are messages to trace
 	c.traces.sessions[a.id] = newScrubber(a.id, a.source.Client.Addr(), a.relayed.Addr())
 	return true
 }

@@ -78,6 +78,12 @@ type Config struct {
 	Discovery [2]turn.Discovery // of IPv4 and IPv6, by index of Listeners
 	Shards    int               // socket engine; zero: one for each processor that the process may use
 
+	// Offload says whether established flows may be left to the kernel, and OffloadInterfaces by which interfaces: none, those that the
+	// routes to clients and peers lead by. It has no effect on the plain engine.
+	Offload           OffloadMode
+	OffloadInterfaces []string
+	offload           offloader // that runs; nil: none
+
 	// Streams and StreamsPerClient bound the TCP connections, all together and for one client address. Zero: no limit.
 	Streams, StreamsPerClient int
 
@@ -127,11 +133,13 @@ type engine interface {
 
 // Server is a TURN server with its sockets open. Its methods may be called by any number of goroutines.
 type Server struct {
-	cfg    Config
-	kind   Kind
-	why    string
-	ledger *turn.Ledger
-	engine engine
+	cfg  Config
+	kind Kind
+	why  string
+	// noOffload says why there is none.
+	noOffload string
+	ledger    *turn.Ledger
+	engine    engine
 }
 
 // channelTooEarly reports whether a message on a stream is ChannelData although the client has no allocation. It is then no client of

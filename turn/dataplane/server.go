@@ -38,9 +38,16 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 			continue
 		}
 		s.kind = e.kind
+		if s.kind != Plain {
+			s.openOffload()
+		}
 		s.engine, err = e.open(ctx, &s.cfg, s.ledger)
 		if err == nil {
 			return s, nil
+		}
+		if s.cfg.offload != nil {
+			s.cfg.offload.close()
+			s.cfg.offload = nil
 		}
 		// The socket engine on a system without it is an operator's mistake. The kernel engine may work today and not after an update of
 		// the system: relaying goes on, and says what is missing.
@@ -52,6 +59,18 @@ func Open(ctx context.Context, cfg Config) (*Server, error) {
 	return nil, err
 }
 
+// openOffload puts the offload in front of the engine that is about to start. Without it the engine relays everything, so what it lacks is
+// said, and is no error.
+func (s *Server) openOffload() {
+	if s.cfg.Offload == OffloadOff {
+		return
+	}
+	var err error
+	if s.cfg.offload, err = openOffload(&s.cfg); err != nil {
+		s.cfg.offload, s.noOffload = nil, err.Error()
+	}
+}
+
 // coreConfig is the part of a core's configuration that engines share.
 func coreConfig(cfg *Config, ledger *turn.Ledger, shard, shards int, opener turn.Opener) turn.Config {
 	seed := cfg.Seed
@@ -60,20 +79,29 @@ func coreConfig(cfg *Config, ledger *turn.Ledger, shard, shards int, opener turn
 	for i, l := range cfg.Listeners {
 		auth[i], probes[i] = l.RequireAuth, l.BindingOnly
 	}
-	return turn.Config{
+	core := turn.Config{
 		Ledger: ledger, Relays: cfg.Relays, Rules: cfg.Rules, Shard: shard, Shards: shards, Opener: opener, RequireAuth: auth, BindingOnly: probes,
 		Discovery: cfg.Discovery, Seed: seed,
 	}
+	if cfg.offload != nil { // a nil pointer in an interface is not nil
+		core.Offload = cfg.offload
+	}
+	return core
 }
 
 // Serve relays until the context ends, then closes everything. It returns nil when the context was the reason.
-func (s *Server) Serve(ctx context.Context) error { return s.engine.serve(ctx) }
+func (s *Server) Serve(ctx context.Context) error {
+	if s.cfg.offload != nil {
+		defer s.cfg.offload.close()
+	}
+	return s.engine.serve(ctx)
+}
 
 // Close closes the sockets of a server that never came to Serve.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	return s.engine.serve(ctx)
+	return s.Serve(ctx)
 }
 
 // Engine reports which engine runs, and why not a better one (empty when it is the best there is).
