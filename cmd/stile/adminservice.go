@@ -10,6 +10,7 @@ import (
 	"github.com/stilenet/stile/internal/admin"
 	"github.com/stilenet/stile/internal/metrics"
 	"github.com/stilenet/stile/turn"
+	"github.com/stilenet/stile/turn/dataplane"
 )
 
 // openAdmin opens the administrator's listener.
@@ -55,6 +56,19 @@ func (s *server) onEvents(events []turn.Event) {
 	s.events.Put(events)
 }
 
+func offloadStatus(o dataplane.OffloadState) admin.Offload {
+	return admin.Offload{Running: o.Running(), Text: o.String(), Flows: o.Flows, MaxFlows: o.MaxFlows}
+}
+
+// offloadChanged reports what the offload does from now on.
+func (s *server) offloadChanged(o dataplane.OffloadState) {
+	e := s.log.Info()
+	if !o.Running() {
+		e = s.log.Warn()
+	}
+	e.Str("offload", o.String()).Msg("the offload has changed: other flows are relayed by the engine")
+}
+
 // notReady says why the server should get no new clients.
 func (s *server) notReady() (reasons []string) {
 	if s.draining.Load() {
@@ -67,6 +81,9 @@ func (s *server) notReady() (reasons []string) {
 func (s *server) notes() (notes []string) {
 	if kind, _, why := s.plane.Engine(); why != "" {
 		notes = append(notes, fmt.Sprintf("engine %s, not a faster one: %s", kind, why))
+	}
+	if o := s.plane.Offload(); o.Mode != dataplane.OffloadOff && !o.Complete() {
+		notes = append(notes, "offload: "+o.String())
 	}
 	return notes
 }
@@ -85,7 +102,7 @@ func (s *server) status(ctx context.Context) (admin.Status, error) {
 	kind, shards, why := s.plane.Engine()
 	st := admin.Status{
 		Build:   admin.Build{Version: version(), Go: runtime.Version()},
-		Engine:  admin.Engine{Name: kind.String(), Shards: shards, Why: why},
+		Engine:  admin.Engine{Name: kind.String(), Shards: shards, Why: why, Offload: offloadStatus(s.plane.Offload())},
 		Started: s.started,
 		Profile: string(s.cfg.Turn.Peers.Profile), Clients: s.page.Clients, Peers: s.page.Peers, Warnings: s.page.Notes,
 		Limits: admin.LimitsOf(limits(s.cfg), s.cfg.Turn.Limits.TCPConnections),

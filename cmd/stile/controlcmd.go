@@ -78,6 +78,10 @@ func (a app) printStatus(st *admin.Status) {
 	}
 	row("relayed address", "%s", strings.Join(relays, ", "))
 	row("engine", "%s, %d shards", st.Engine.Name, st.Engine.Shards)
+	row("offload", "%s", st.Engine.Offload.Text)
+	if st.Engine.Offload.Running {
+		row("", "%s flows of at most %s, %s packets so far", number(st.Engine.Offload.Flows), number(st.Engine.Offload.MaxFlows), number(int(st.Traffic.Offloaded)))
+	}
 	al := st.Allocations
 	row("allocations", "%s of at most %s (%s unconfirmed), %s permissions, %s channels, %s TCP connections", number(al.Now), number(al.Most),
 		number(al.Unconfirmed), number(al.Permissions), number(al.Channels), number(al.Streams))

@@ -33,7 +33,7 @@ func (a app) serve() *cobra.Command {
 			load := func() (*config.Config, error) {
 				return config.Load(config.Source{Flags: c.Flags(), Environ: a.environ})
 			}
-			s, err := a.newServer(c.Context(), load)
+			s, err := a.newServer(c.Context(), load, dryRun)
 			if err != nil {
 				return err
 			}
@@ -78,7 +78,8 @@ type server struct {
 }
 
 // newServer loads the configuration and opens everything, so that each mistake ends the start with one line.
-func (a app) newServer(ctx context.Context, load func() (*config.Config, error)) (_ *server, err error) {
+// dryRun leaves the interfaces alone: a program that comes and goes makes some of them lose packets.
+func (a app) newServer(ctx context.Context, load func() (*config.Config, error), dryRun bool) (_ *server, err error) {
 	cfg, err := load()
 	if err != nil {
 		return nil, err
@@ -121,7 +122,13 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	}
 	plane := dataplane.Config{
 		Engine: kind, Listeners: sockets, Discovery: discovers, Relays: s.relays, Ports: turn.PortRange(cfg.Turn.Relay.Ports),
-		Rules: r, Shards: shards(cfg), StreamsPerClient: cfg.Turn.Limits.TCPConnections, OnEvents: s.onEvents,
+		Rules: r, Shards: shards(cfg), OffloadInterfaces: cfg.Turn.OffloadInterfaces, OnOffload: s.offloadChanged, StreamsPerClient: cfg.Turn.Limits.TCPConnections, OnEvents: s.onEvents,
+	}
+	if plane.Offload, err = dataplane.ParseOffloadMode(string(cfg.Turn.Offload)); err != nil {
+		return nil, err
+	}
+	if dryRun {
+		plane.Offload = dataplane.OffloadOff
 	}
 	// Connections may take a quarter of the descriptors; what they leave bounds the relayed ports.
 	capacity, _ := dataplane.MaxAllocations(&plane)
@@ -133,6 +140,9 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error))
 	plane.Engine, _, _ = s.plane.Engine()
 	s.capacity, limit = dataplane.MaxAllocations(&plane)
 	s.page = s.describe(r.Policy, limit)
+	if dryRun && cfg.Turn.Offload != config.OffloadOff {
+		s.page.Offload = "not tried by --dry-run, which leaves the interfaces alone"
+	}
 	s.page.Discovery = describeDiscovery(cfg, discovers)
 	s.page.Rendezvous, s.page.Exchange = s.meeting.describe(cfg)
 	s.page.Notes = append(append(append(append(cfg.Warnings(), warn...), s.meeting.notes(cfg)...), s.page.Notes...), s.plane.Warnings()...)
@@ -167,6 +177,7 @@ func (s *server) describe(policy *turn.Policy, limit string) *page {
 		Relayed:     describeRelays(s.relays, turn.PortRange(s.cfg.Turn.Relay.Ports)),
 		Allocations: fmt.Sprintf("at most %s (%s)", number(s.capacity), limit),
 		Engine:      fmt.Sprintf("%s, %d shards", kind, shards),
+		Offload:     s.plane.Offload().String(),
 		MMSLine:     mmsLine(s.cfg, s.host),
 		Notes:       unjudged(policy),
 	}
@@ -341,7 +352,7 @@ func (s *server) reload(ctx context.Context) (admin.Reloaded, error) {
 	s.cfg, s.host = next, h
 	old := s.page
 	s.page = &page{
-		Listen: old.Listen, Discovery: old.Discovery, Exchange: old.Exchange, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Admin: old.Admin, MMSLine: old.MMSLine,
+		Listen: old.Listen, Discovery: old.Discovery, Exchange: old.Exchange, Relayed: old.Relayed, Allocations: old.Allocations, Engine: old.Engine, Offload: s.plane.Offload().String(), Admin: old.Admin, MMSLine: old.MMSLine,
 		Clients: describeClients(next), Peers: describePeers(next),
 		Notes: append(append(append(next.Warnings(), s.meeting.notes(next)...), unjudged(r.Policy)...), s.plane.Warnings()...),
 	}

@@ -22,6 +22,7 @@ type page struct {
 	Relayed     string
 	Allocations string
 	Engine      string
+	Offload     string
 	Admin       string
 	MMSLine     string // empty: the server asks for credentials, which the player has not
 	Notes       []string
@@ -39,6 +40,7 @@ func (p *page) write(w io.Writer, version string) {
 		{"relayed address", p.Relayed},
 		{"allocations", p.Allocations},
 		{"engine", p.Engine},
+		{"offload", p.Offload},
 		{"administration", p.Admin},
 	} {
 		if row[1] == "" {

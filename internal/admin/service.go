@@ -67,9 +67,18 @@ type Build struct {
 
 // Engine says what moves the packets.
 type Engine struct {
-	Name   string `json:"name"`
-	Shards int    `json:"shards"`
-	Why    string `json:"why,omitempty"` // not a better one
+	Name    string  `json:"name"`
+	Shards  int     `json:"shards"`
+	Why     string  `json:"why,omitempty"` // not a better one
+	Offload Offload `json:"offload"`
+}
+
+// Offload says what of the traffic is left to the kernel.
+type Offload struct {
+	Running  bool   `json:"running"` // on one interface at least
+	Text     string `json:"text"`    // where, and where not and why
+	Flows    int    `json:"flows"`   // now
+	MaxFlows int    `json:"max_flows"`
 }
 
 // Listener is an address that clients send to.
@@ -110,8 +119,9 @@ type Traffic struct {
 	PacketsRead uint64            `json:"packets_read"`
 	BytesUp     uint64            `json:"bytes_up"`
 	BytesDown   uint64            `json:"bytes_down"`
-	Packets     map[string]uint64 `json:"packets"`  // by disposition; only those above 0
-	Refusals    map[string]uint64 `json:"refusals"` // by rule; only those above 0
+	Offloaded   uint64            `json:"offloaded"` // packets, of those read: by the kernel
+	Packets     map[string]uint64 `json:"packets"`   // by disposition; only those above 0
+	Refusals    map[string]uint64 `json:"refusals"`  // by rule; only those above 0
 }
 
 // Limits are turn.limits, by the same names; 0 is no limit.
@@ -148,7 +158,7 @@ func (s *Status) Fill(stats *dataplane.Stats, ports turn.PortStats) {
 		InUse: ports.Total - ports.Free - ports.Quarantined - ports.Reserved,
 	}
 	s.Traffic = Traffic{
-		PacketsRead: stats.Read, BytesUp: stats.BytesToPeers, BytesDown: stats.BytesToClients,
+		PacketsRead: stats.Read, BytesUp: stats.BytesToPeers, BytesDown: stats.BytesToClients, Offloaded: stats.Offloaded,
 		Packets: map[string]uint64{}, Refusals: map[string]uint64{},
 	}
 	for d, n := range stats.Packets {

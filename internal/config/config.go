@@ -40,6 +40,8 @@ type Turn struct {
 	Clients                  []netip.Prefix // turn.clients; empty: those of the profile
 	Peers                    Peers
 	Engine                   Engine       // turn.engine
+	Offload                  Offload      // turn.offload
+	OffloadInterfaces        []string     // turn.offload_interfaces; empty: those that the routes lead by
 	Shards                   int          // turn.shards, 0 to 256; 0: one for each core
 	Hairpin                  Hairpin      // turn.hairpin
 	AllowOpenRelay           bool         // turn.allow_open_relay

@@ -227,6 +227,10 @@ var keysTURN = []key{
 		get: func(c *Config) value { return slices.Clone(c.Turn.Peers.Ports.spec) }},
 
 	choiceKey("turn.engine", EngineAuto, "what moves the packets", func(c *Config) *Engine { return &c.Turn.Engine }, EngineAuto, EnginePlain, EngineSocket, EngineKernel).restarts(),
+	choiceKey("turn.offload", OffloadAuto, "whether established flows are left to the kernel", func(c *Config) *Offload { return &c.Turn.Offload },
+		OffloadAuto, OffloadOff, OffloadGeneric).restarts(),
+	listKey("turn.offload_interfaces", nil, "interfaces of the offload; none: those that the routes to clients and peers lead by", parseInterface,
+		func(s string) string { return s }, nil, func(c *Config) *[]string { return &c.Turn.OffloadInterfaces }).restarts(),
 	numberKey("turn.shards", 0, 0, 256, "threads that move packets; 0: one for each core", func(c *Config) *int { return &c.Turn.Shards }).restarts(),
 	choiceKey("turn.hairpin", HairpinAll, "which clients reach each other through the proxy", func(c *Config) *Hairpin { return &c.Turn.Hairpin },
 		HairpinAll, HairpinSamePrefix, HairpinOff),

@@ -59,6 +59,15 @@ const (
 	Fail  Level = "error"
 )
 
+// Offload says whether established flows are left to the kernel.
+type Offload string
+
+const (
+	OffloadAuto    Offload = "auto"    // where an interface's driver can
+	OffloadOff     Offload = "off"     // the engine relays everything
+	OffloadGeneric Offload = "generic" // also where the driver cannot
+)
+
 // Format is how events are written.
 type Format string
 
@@ -233,6 +242,16 @@ func parseAlternateAddress(s string) (RelayAddress, *problem) {
 		pr.remedy = "write another address of this machine, or public=local; or nothing"
 	}
 	return r, pr
+}
+
+// maxInterfaceName is the kernel's IFNAMSIZ without its zero.
+const maxInterfaceName = 15
+
+func parseInterface(s string) (string, *problem) {
+	if s == "" || len(s) > maxInterfaceName || strings.ContainsAny(s, "/ \t\n:") {
+		return "", bad("write one that `ip link` shows, such as eth0", "%q is no name of an interface", s)
+	}
+	return s, nil
 }
 
 func parsePrefix(s string) (netip.Prefix, *problem) {

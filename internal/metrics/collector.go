@@ -44,6 +44,12 @@ var (
 	silent      = desc("turn_silent_peers", "Peer addresses with an unanswered-peer budget.")
 	engine      = desc("turn_engine_info", "The engine that moves the packets; always 1.", "engine")
 	fallback    = desc("turn_engine_fallback", "1 while a better engine was tried and does not work here; the log and `stile status` say why.")
+	offloadRuns = desc("turn_offload_interface", "1 for each interface on which the kernel relays established flows, 0 where it was to and does not.", "interface", "mode")
+	flows       = desc("turn_offload_flows", "Flows that the kernel relays now.")
+	flowsMost   = desc("turn_offload_flows_max", "Flows that it has room for; 0: the offload does not run.")
+	flowsFull   = desc("turn_offload_refused_total", "Flows that it had no room for.")
+	offloaded   = desc("turn_offload_packets_total", "Packets that it relayed. The other metrics have them as well.")
+	passed      = desc("turn_offload_passed_total", "Packets of its flows that it left to the engine.", "reason")
 	shards      = desc("turn_shards", "Threads that move packets.")
 
 	logDropped = desc("log_events_dropped_total", "Events that the log dropped because its writer was slow.")
@@ -96,6 +102,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	e.gauge(engine, 1, kind.String())
 	e.gauge(fallback, one(why != ""))
 	e.gauge(shards, n)
+
+	o := c.cfg.Server.Offload()
+	for _, i := range o.Interfaces {
+		e.gauge(offloadRuns, one(i.Why == ""), i.Name, i.Mode())
+	}
+	e.gauge(flows, s.Flows)
+	e.gauge(flowsMost, o.MaxFlows)
+	e.counter(flowsFull, o.Refused)
+	e.counter(offloaded, s.Offloaded)
+	for _, reason := range slices.Sorted(maps.Keys(o.Passed)) {
+		e.counter(passed, o.Passed[reason], reason)
+	}
 }
 
 type emitter struct{ ch chan<- prometheus.Metric }

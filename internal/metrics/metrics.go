@@ -28,6 +28,7 @@ type Source interface {
 	Stats(context.Context) (dataplane.Stats, error)
 	Ledger() *turn.Ledger
 	Engine() (kind dataplane.Kind, shards int, why string)
+	Offload() dataplane.OffloadState
 }
 
 // Config says what is shown.

@@ -37,7 +37,13 @@ type source struct {
 
 func (s *source) Stats(context.Context) (dataplane.Stats, error) { return s.stats, s.err }
 func (s *source) Ledger() *turn.Ledger                           { return s.ledger }
-func (s *source) Engine() (dataplane.Kind, int, string)          { return dataplane.Socket, 4, "why" }
+func (s *source) Offload() dataplane.OffloadState {
+	return dataplane.OffloadState{
+		Interfaces: []dataplane.OffloadInterface{{Name: "eth0", Native: true}, {Name: "eth1", Why: "its driver has no XDP"}},
+		Flows:      71, MaxFlows: 72, Refused: 73, Passed: map[string]uint64{"no_route": 74, "too_long": 75},
+	}
+}
+func (s *source) Engine() (dataplane.Kind, int, string) { return dataplane.Socket, 4, "why" }
 
 var (
 	loopback  = netip.MustParseAddr("127.0.0.1")
@@ -66,6 +72,7 @@ func full() *source {
 	s.stats.Errors = map[int]uint64{stun.CodeForbidden: next(), stun.CodeInsufficientPorts: next()}
 	s.stats.BytesToPeers, s.stats.BytesToClients = next(), next()
 	s.stats.Allocations, s.stats.Unconfirmed = int(next()), 7
+	s.stats.Flows, s.stats.Offloaded = 71, 76
 	s.stats.Permissions, s.stats.Channels = int(next()), int(next())
 	s.stats.Allocated, s.stats.Recycled, s.stats.Evicted = next(), next(), next()
 	s.stats.ModernRefused, s.stats.OpenFailed = next(), next()

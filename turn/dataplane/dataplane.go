@@ -82,7 +82,8 @@ type Config struct {
 	// routes to clients and peers lead by. It has no effect on the plain engine.
 	Offload           OffloadMode
 	OffloadInterfaces []string
-	offload           offloader // that runs; nil: none
+	OnOffload         func(OffloadState) // is told when it begins or ends on an interface while the server runs; nil: nobody
+	offload           offloader          // that runs; nil: none
 
 	// Streams and StreamsPerClient bound the TCP connections, all together and for one client address. Zero: no limit.
 	Streams, StreamsPerClient int

@@ -37,6 +37,17 @@ type OffloadInterface struct {
 	Why    string // it does not run there; empty: it does
 }
 
+// Mode is where it runs: native, generic or none.
+func (i OffloadInterface) Mode() string {
+	switch {
+	case i.Why != "":
+		return "none"
+	case i.Native:
+		return "native"
+	}
+	return "generic"
+}
+
 // OffloadState is what there is to say about the offload.
 type OffloadState struct {
 	Mode       OffloadMode
@@ -47,6 +58,16 @@ type OffloadState struct {
 	Refused    uint64 // flows that it had no room for
 	// Passed is how many packets of its flows it has left to the engine, by the reason.
 	Passed map[string]uint64
+}
+
+// Running reports whether flows are offloaded on one interface at least.
+func (s OffloadState) Running() bool {
+	return s.Why == "" && slices.ContainsFunc(s.Interfaces, func(i OffloadInterface) bool { return i.Why == "" })
+}
+
+// Complete reports whether they are on all.
+func (s OffloadState) Complete() bool {
+	return s.Running() && !slices.ContainsFunc(s.Interfaces, func(i OffloadInterface) bool { return i.Why != "" })
 }
 
 // String is one line for people: where it runs, or what it would need.

@@ -127,7 +127,11 @@ func (o *offload) upkeep() {
 		case <-o.stop:
 			return
 		case now := <-t.C:
+			before := o.state().String()
 			_ = o.refresh() // what it did not see this time it sees the next
+			if s := o.state(); s.String() != before && o.cfg.OnOffload != nil {
+				o.cfg.OnOffload(s)
+			}
 			o.mu.Lock()
 			hops := o.table.hops(now.Add(-hopsOf))
 			o.mu.Unlock()
