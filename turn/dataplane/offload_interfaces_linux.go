@@ -118,7 +118,7 @@ func (o *offload) refresh() error {
 		a := n.all[at]
 		a.name = l.Attrs().Name
 		if a.link == nil {
-			a.attach(o.programs.Programs["offload"], o.mode)
+			a.attach(o.programs.Programs["offload"], o.mode, l.Type() == "veth")
 		}
 	}
 	for _, name := range o.named {
@@ -204,7 +204,11 @@ func (o *offload) addresses() (ours map[netip.Addr]bool, everywhere bool) {
 	return ours, everywhere
 }
 
-func (a *attachment) attach(program *ebpf.Program, mode OffloadMode) {
+func (a *attachment) attach(program *ebpf.Program, mode OffloadMode, veth bool) {
+	if features, err := xdpFeatures(a.index); veth && mode != OffloadGeneric && (err != nil || features&xdpXmit == 0) {
+		a.why = "the far end of the veth takes nothing from a program: turn on GRO there (ethtool -K INTERFACE gro on)"
+		return // a program would cost, and could send nothing
+	}
 	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: a.index, Flags: link.XDPDriverMode})
 	if err == nil {
 		a.link, a.native, a.why = l, true, ""
@@ -303,17 +307,14 @@ func (o *offload) exits(a *attachment, links []netlink.Link) (same, other uint8)
 	if !a.native {
 		return 1, 1 // the kernel's own way out
 	}
-	features, err := xdpFeatures(a.index)
-	if err == nil && features&xdpXmit != 0 {
-		other = 1
+	if features, err := xdpFeatures(a.index); err == nil && features&xdpXmit != 0 {
+		return 1, 1
 	}
 	at := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == a.index })
-	veth := at < 0 || links[at].Type() == "veth"
-	// A veth sends, either way, only what the far end can take.
-	if !veth || other == 1 {
-		same = 1
+	if at < 0 || links[at].Type() == "veth" { // it sends, either way, only what the far end can take
+		return 0, 0
 	}
-	return same, other
+	return 1, 0
 }
 
 // xdpFeatures asks the kernel, which tells since Linux 6.3.
@@ -347,14 +348,24 @@ func xdpFeatures(index int) (uint64, error) {
 }
 
 // touch has the kernel ask neighbours again that it has not heard of for long. It does so by itself for what it sends, but it does not
-// see what the program sends.
+// see what the program sends. Only stale entries are touched: the same request takes from a permanent one what makes it permanent.
 func touch(hops map[neighbour]bool) {
+	ifaces := make(map[int]bool)
 	for h := range hops {
-		family := netlink.FAMILY_V4
-		if h.addr.Is6() {
-			family = netlink.FAMILY_V6
+		ifaces[h.iface] = true
+	}
+	for iface := range ifaces {
+		list, err := netlink.NeighList(iface, netlink.FAMILY_ALL)
+		if err != nil {
+			continue
 		}
-		_ = netlink.NeighSet(&netlink.Neigh{LinkIndex: h.iface, Family: family, IP: h.addr.AsSlice(), Flags: netlink.NTF_USE}) // one that is gone is resolved anew
+		for _, n := range list {
+			addr, _ := netip.AddrFromSlice(n.IP)
+			if n.State != netlink.NUD_STALE || !hops[neighbour{iface, addr.Unmap()}] {
+				continue
+			}
+			_ = netlink.NeighSet(&netlink.Neigh{LinkIndex: iface, Family: n.Family, IP: n.IP, Flags: netlink.NTF_USE}) // one that is gone is resolved anew
+		}
 	}
 }
 
