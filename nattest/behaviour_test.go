@@ -258,6 +258,9 @@ func TestOneServerAddressLeavesVerdictsOpenThatARelayCloses(t *testing.T) {
 							c.DialRelay = dialRelay(far, "198.51.100.9:0")
 						}
 					})
+					if n := r.Observations.Strange.WrongSource; n != 0 {
+						t.Errorf("%d replies of an honest server count as misdirected: %v", n, explain(r))
+					}
 					v := r.Verdict
 					wantM, wantF := m.String(), f.String()
 					if !relay && m != natlab.APDM {

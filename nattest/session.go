@@ -623,7 +623,7 @@ func (s *session) odd(from netip.AddrPort) {
 // fits reports whether a reply comes from where it is to come from.
 func (s *session) fits(p *probe, from netip.AddrPort) bool {
 	expect := s.place(p, p.From)
-	if p.From == OtherPort && !s.other.IsValid() { // which one that is the reply says
+	if p.changes() && p.From == OtherPort && !s.other.IsValid() { // which one that is the reply says
 		return from.Addr() == p.to.Addr() && from.Port() != p.to.Port()
 	}
 	if !p.changes() {
