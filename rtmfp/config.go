@@ -48,6 +48,9 @@ const (
 	amplification = 3
 	// forwardedPerSecond bounds the answers to FIHellos of one session: the far end names their destination.
 	forwardedPerSecond = 50
+	// restAfter is how long nothing may be sealed or opened before a session's keys rest: longer than the pauses of media, and
+	// much shorter than a keepalive.
+	restAfter = 2 * time.Second
 	// unconfirmedPing is how often a new responder asks an initiator that has sent nothing yet.
 	unconfirmedPing = 2 * time.Second
 	// entryOverhead is what a buffered fragment costs beside its bytes, so that tiny fragments count.

@@ -23,6 +23,10 @@ type Cipher interface {
 	Authenticated() bool
 }
 
+// Rester is a Cipher that holds memory which it can make again: key schedules. The endpoint calls Rest of a session's keys when no
+// packet has been sealed or opened for two seconds.
+type Rester interface{ Rest() }
+
 // SessionKeys is the Cipher of a session with its nonces (§3.5).
 type SessionKeys interface {
 	Cipher

@@ -100,7 +100,10 @@ type plainCipher struct {
 	highest, seen uint64 // the last 64 numbers
 	near, far     []byte
 	authenticated bool
+	rests         int
 }
+
+func (c *plainCipher) Rest() { c.rests++ }
 
 const plainOverhead = 12
 

@@ -93,6 +93,7 @@ type Session struct {
 	keepalive  time.Duration
 	pingAt     instant // the next ping; never if none
 	received   instant // the last packet from the far end
+	restAt     instant // when the keys rest; never if they do, or cannot
 	pathHeard  instant // the last packet that came from DESTADDR
 	unanswered instant // since when it owes an answer; never if it does not
 	idleSince  instant // since when there are no flows; never if there are
@@ -112,7 +113,7 @@ type mobility struct {
 
 func (e *Endpoint) newSession(state State, role Role) *Session {
 	return &Session{
-		e: e, state: state, role: role, alarm: never, pingAt: never, unanswered: never, idleSince: e.now, received: e.now, keepalive: e.cfg.Keepalive,
+		e: e, state: state, role: role, alarm: never, pingAt: never, unanswered: never, restAt: never, idleSince: e.now, received: e.now, keepalive: e.cfg.Keepalive,
 		nextFlowID: 2, rtt: newRTT(),
 	}
 }
@@ -307,7 +308,7 @@ func (s *Session) end(state State, reason Reason) {
 		f.abort()
 	}
 	s.send, s.recv, s.transfer, s.control, s.mobility, s.rikeying = nil, nil, nil, nil, nil, nil
-	s.pingAt, s.unanswered, s.idleSince = never, never, never
+	s.pingAt, s.unanswered, s.idleSince, s.restAt = never, never, never, never
 	s.state = state
 	e.emit(Event{Kind: EventSessionClosing, Session: s, Reason: reason})
 	if state == StateClosed {
@@ -329,6 +330,7 @@ func (s *Session) forget() {
 // receive processes a packet of the session in S_OPEN, S_NEARCLOSE or S_FARCLOSE_LINGER.
 func (s *Session) receive(from path, packet []byte) Disposition {
 	plain, err := s.keys.Open(packet)
+	s.wake()
 	if err == ErrReplay {
 		return DropReplay
 	}
@@ -532,6 +534,17 @@ func (s *Session) sendPacket(to path, plain []byte) {
 		plain[0] |= flagTCR
 	}
 	s.e.send(to, s.e.seal(s.keys, s.farID, plain))
+	s.wake()
+}
+
+// wake notes that the keys were used.
+func (s *Session) wake() {
+	if _, ok := s.keys.(Rester); ok && s.state == StateOpen {
+		if s.restAt == never {
+			s.touch() // also for a forged packet: the alarm must know
+		}
+		s.restAt = s.e.now.add(restAfter)
+	}
 }
 
 // sendControl sends a chunk in a packet of its own, at once.
@@ -569,6 +582,10 @@ func (s *Session) tickOpen() {
 	case s.idleUntil() <= e.now:
 		s.nearClose(ReasonIdle)
 		return
+	}
+	if s.restAt <= e.now {
+		s.keys.(Rester).Rest()
+		s.restAt = never
 	}
 	if s.pingAt <= e.now {
 		s.ping()
@@ -637,7 +654,7 @@ func (s *Session) nextAlarm() instant {
 	case StateFarCloseLinger:
 		return s.linger
 	case StateOpen:
-		at := min(s.pingAt, s.unansweredUntil(), s.idleUntil(), s.nextFlowAlarm())
+		at := min(s.pingAt, s.restAt, s.unansweredUntil(), s.idleUntil(), s.nextFlowAlarm())
 		if !s.confirmed {
 			at = min(at, s.received.add(s.e.cfg.Limits.UnconfirmedLifetime))
 		}

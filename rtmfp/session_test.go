@@ -318,6 +318,33 @@ func TestIdleSessionIsClosed(t *testing.T) {
 	}
 }
 
+func TestKeysRestInSilence(t *testing.T) {
+	w := newWorld(t, 1)
+	a, b := w.add("a", Config{Keepalive: 10 * time.Second}, addrA), w.add("b", Config{}, addrB)
+	near, far := w.connect(a, b)
+	f, _ := near.OpenFlow(w.now, FlowConfig{Metadata: []byte("m")})
+	rests := func() int { return near.keys.(*plainCipher).rests + far.keys.(*plainCipher).rests }
+	for range 20 { // as long as something comes or goes, they do not
+		f.Write(w.now, []byte("x"), WriteOptions{})
+		w.drain(a)
+		w.run(restAfter-500*time.Millisecond, nil)
+	}
+	if rests() != 0 {
+		t.Errorf("%d rests in traffic", rests())
+	}
+	w.run(5*time.Second, nil)
+	if rests() != 2 {
+		t.Errorf("%d rests in silence", rests())
+	}
+	w.run(time.Minute, nil) // with a ping each 10 s
+	if got := rests(); got < 8 || got > 14 {
+		t.Errorf("%d rests between pings", got)
+	}
+	near.Close(w.now)
+	w.drain(a)
+	w.run(2*time.Minute, nil)
+}
+
 func TestReplayedAndForgedPacketsAreCounted(t *testing.T) {
 	w := newWorld(t, 1)
 	a, b := w.add("a", Config{}, addrA), w.add("b", Config{}, addrB)

@@ -163,7 +163,7 @@ func rtmfpTrial(ctx context.Context, cpus placement, spec serverSpec, group flas
 	if !all {
 		return nil
 	}
-	if err := s.idle(ctx, 2*time.Second); err != nil {
+	if err := s.idle(ctx, 4*time.Second); err != nil {
 		return err
 	}
 	full, err := pssKB(t.pids())
