@@ -23,7 +23,7 @@ const flowPeer, dataPeer = "203.0.113.5:5000", "203.0.113.6:5000"
 
 // newFlow makes n allocations with a permission and a channel each, and returns the last.
 func newFlow(t testing.TB, n int) (*flow, *server) {
-	s := newServer(t, setup{ports: PortRange{20000, 60000}, limits: func(l *Limits) {
+	s := newServer(t, setup{noOffload: true, ports: PortRange{20000, 60000}, limits: func(l *Limits) {
 		d := DefaultLimits()
 		d.BytesPerSecond, d.PacketsPerSecond, d.PerClient, d.PerClientPrefix = 1<<40, 1<<30, 0, 0
 		*l = d

@@ -25,6 +25,7 @@ func (s *server) check() {
 	living := 0
 	for n, c := range s.cores {
 		c.checkTables(s.ports[n], fail)
+		c.checkFlows(s.offloads[n], fail)
 		for i := range c.allocs {
 			a := &c.allocs[i]
 			if a.id == 0 {

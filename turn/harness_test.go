@@ -24,6 +24,8 @@ type setup struct {
 	auth    []bool
 	shards  int
 	foreign []uint16 // ports that another program has
+	// noOffload is for measurements: all others have an offload that takes flows and leaves their packets to the core.
+	noOffload bool
 
 	bindingOnly []bool
 	discovery   [2]Discovery
@@ -31,16 +33,17 @@ type setup struct {
 
 // server is one or several cores with a ledger, an opener that remembers, and a clock. After every step its tables are checked.
 type server struct {
-	t      testing.TB
-	now    time.Time
-	cfg    setup
-	rules  *Rules
-	ledger *Ledger
-	cores  []*Core
-	ports  []*portOpener
-	events []Event
-	quiet  bool // no check after each step, for benchmarks and floods
-	buf    []byte
+	t        testing.TB
+	now      time.Time
+	cfg      setup
+	rules    *Rules
+	ledger   *Ledger
+	cores    []*Core
+	ports    []*portOpener
+	offloads []*cache
+	events   []Event
+	quiet    bool // no check after each step, for benchmarks and floods
+	buf      []byte
 }
 
 var testEpoch = time.Date(2008, 6, 24, 12, 0, 0, 0, time.UTC)
@@ -60,10 +63,15 @@ func newServer(t testing.TB, cfg setup) *server {
 	for i := range cfg.shards {
 		o := &portOpener{t: t, open: make(map[uint32]netip.AddrPort), foreign: cfg.foreign}
 		s.ports = append(s.ports, o)
-		s.cores = append(s.cores, NewCore(s.now, Config{
-			Ledger: s.ledger, Relays: cfg.relays, Rules: s.rules, Shard: i, Shards: cfg.shards, Opener: o,
+		s.offloads = append(s.offloads, newCache(t))
+		config := Config{
+			Ledger: s.ledger, Relays: cfg.relays, Rules: s.rules, Shard: i, Shards: cfg.shards, Opener: o, Offload: s.offloads[i],
 			RequireAuth: cfg.auth, BindingOnly: cfg.bindingOnly, Discovery: cfg.discovery, Seed: [32]byte{2, byte(i)},
-		}))
+		}
+		if cfg.noOffload {
+			config.Offload = nil
+		}
+		s.cores = append(s.cores, NewCore(s.now, config))
 	}
 	return s
 }

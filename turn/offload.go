@@ -101,7 +101,8 @@ type offloaded struct {
 	permission uint32
 	channel    uint32 // none: an indication
 	peer       netip.AddrPort
-	seen       Usage         // what has been counted
+	packets    uint64 // that have been counted
+	bytes      uint64
 	until      time.Duration // as the offload knows it
 	active     time.Duration // when a packet was last seen
 }
@@ -151,12 +152,13 @@ func (c *Core) offer(i, perm, ch uint32, f Flow) {
 		kind: f.Kind, hairpin: f.Hairpin, allocation: i, next: a.firstFlow, permission: perm, channel: ch, peer: f.Named, active: c.now,
 	}
 	x.until = c.flowUntil(&x)
-	f.Shard, f.Client, f.Server, f.Meter, f.Until = c.cfg.Shard, a.source.Client, a.source.Server, a.meter, c.epoch.Add(x.until)
+	whole := f // f itself would be put on the heap for every packet
+	whole.Shard, whole.Client, whole.Server, whole.Meter, whole.Until = c.cfg.Shard, a.source.Client, a.source.Server, a.meter, c.epoch.Add(x.until)
 	if ch != none {
-		f.Channel = c.chans[ch].number
+		whole.Channel = c.chans[ch].number
 	}
 	var ok bool
-	if x.id, ok = c.cfg.Offload.Add(&f); !ok {
+	if x.id, ok = c.cfg.Offload.Add(&whole); !ok {
 		c.offloadFull = true
 		if a.firstFlow == none {
 			c.closeMeter(a)
@@ -237,8 +239,8 @@ func (c *Core) dropFlowFrom(i uint32, peer netip.AddrPort) {
 
 // collect counts what a flow has relayed since the last time, as if the packets had come to the core.
 func (c *Core) collect(x *offloaded, u Usage) {
-	packets, bytes := u.Packets-x.seen.Packets, u.Bytes-x.seen.Bytes
-	x.seen = u
+	packets, bytes := u.Packets-x.packets, u.Bytes-x.bytes
+	x.packets, x.bytes = u.Packets, u.Bytes
 	if packets == 0 {
 		return
 	}
