@@ -330,6 +330,19 @@ func TestFlowsGoBeforeWhatTheyLeadThrough(t *testing.T) {
 	}
 }
 
+func TestAChannelThatIsOverTakesItsFlowsAlong(t *testing.T) {
+	s := newServer(t, setup{})
+	c := s.client("198.51.100.1:7000").allocate(lifetimeOf(3600))
+	c.bind(0x4000, aPeer)
+	for range 62 {
+		s.after(10 * time.Second)
+		c.sendTo(aPeer, "one") // keeps the permission, not the channel
+		c.hears(aPeer)
+		s.tick()
+	}
+	same(t, "flows", s.offloaded(0), "data down "+aPeer+", send up "+aPeer)
+}
+
 func TestANewChannelEndsTheIndicationsOfItsPeer(t *testing.T) {
 	s := newServer(t, setup{})
 	c := s.client("198.51.100.1:7000").allocate()

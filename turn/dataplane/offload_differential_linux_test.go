@@ -530,8 +530,8 @@ func randomData(r *rand.Rand, n int) []byte {
 	return b
 }
 
-// TestTheProgramSendsWhatTheCoreSends: of every flow, for every size, the program sends the bytes that the core and the kernel would.
-func TestTheProgramSendsWhatTheCoreSends(t *testing.T) {
+// TestOffloadSendsWhatTheCoreSends: of every flow, for every size, the program sends the bytes that the core and the kernel would.
+func TestOffloadSendsWhatTheCoreSends(t *testing.T) {
 	onRig(t, nil, func(b *rig) {
 		r := rand.New(rand.NewPCG(1, 2))
 		sizes := []int{20, 21, 22, 23, 24, 100, 171, 172, 173, 174, 175, 1200, 1201, 1202, 1203, 1380}
@@ -560,9 +560,9 @@ func TestTheProgramSendsWhatTheCoreSends(t *testing.T) {
 	})
 }
 
-// TestTheProgramChangesNothingThatTheCoreWouldNot: truncations, lies about lengths, flipped bits and bytes. What the program relays, the
+// TestOffloadChangesNothingThatTheCoreWouldNot: truncations, lies about lengths, flipped bits and bytes. What the program relays, the
 // core relays in the same way; all else passes unchanged.
-func TestTheProgramChangesNothingThatTheCoreWouldNot(t *testing.T) {
+func TestOffloadChangesNothingThatTheCoreWouldNot(t *testing.T) {
 	onRig(t, nil, func(b *rig) {
 		r := rand.New(rand.NewPCG(3, 4))
 		for _, p := range b.corpus() {
@@ -617,8 +617,8 @@ func withChecksums(b []byte) ([]byte, bool) {
 	return f.build(), true
 }
 
-// TestEveryDoubtPasses has one packet of a flow for each doubt.
-func TestEveryDoubtPasses(t *testing.T) {
+// TestOffloadPassesEveryDoubt has one packet of a flow for each doubt.
+func TestOffloadPassesEveryDoubt(t *testing.T) {
 	onRig(t, nil, func(b *rig) {
 		peer := netip.MustParseAddrPort("203.0.113.2:6000")
 		c := b.client("c", "10.1.0.2", 4000, false)
@@ -682,6 +682,26 @@ func TestEveryDoubtPasses(t *testing.T) {
 			t.Errorf("a tag of no interface here: %s", got)
 		}
 
+		// A peer that is IPv4 in IPv6 clothes is another one to the core.
+		sender := b.client("c", "10.1.0.2", 4004, false)
+		sender.permit(peer)
+		b.fromPeer(peer, sender.relayed, []byte("hello"))
+		b.fromClient(sender.addr, sender.server, sendMessage(peer, []byte("hello")))
+		if got := b.compare("c", sender.up(sendMessage(peer, up.payload)).build()); got != "relayed" {
+			t.Errorf("a Send: %s", got)
+		}
+		id := stun.TransactionID{1}
+		clothed := []byte{0, 2, byte(peer.Port()>>8) ^ 0x21, byte(peer.Port()) ^ 0x12}
+		for i, v := range peer.Addr().As16() {
+			clothed = append(clothed, v^slices.Concat([]byte{0x21, 0x12, 0xA4, 0x42}, id[:])[i])
+		}
+		m := stun.Begin(nil, stun.NewType(stun.Send, stun.Indication), id)
+		m.Attr(stun.AttrXORPeerAddress, clothed)
+		m.Attr(stun.AttrData, up.payload)
+		if got := b.compare("c", sender.up(m.Bytes()).build()); got != "pass" {
+			t.Errorf("a mapped peer: %s", got)
+		}
+
 		// From a client over IPv6 to an IPv6 peer a checksum is needed.
 		six := b.client("c", "10.1.0.2", 4002, true)
 		peer6 := netip.MustParseAddrPort("[2001:db8:2::2]:6000")
@@ -739,4 +759,80 @@ func partialSum(f wireFrame) []byte {
 	pseudo := append(f.source.Addr().AsSlice(), f.dest.Addr().AsSlice()...)
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(datagram)))
 	return binary.BigEndian.AppendUint16(nil, referenceSum(append(pseudo, 0, 0, 0, 17)))
+}
+
+// TestOffloadEndsWithWhatItLeadsThrough by the clock alone, while the core sleeps, and at once when the core says so.
+func TestOffloadEndsWithWhatItLeadsThrough(t *testing.T) {
+	onRig(t, nil, func(b *rig) {
+		peer := netip.MustParseAddrPort("203.0.113.2:6000")
+		flow := func(port uint16) (*rigClient, wireFrame) {
+			c := b.client("c", "10.1.0.2", port, false)
+			c.bind(0x4000, peer)
+			b.fromPeer(peer, c.relayed, []byte("hello"))
+			up := channelMessage(0x4000, make([]byte, 172), 0)
+			b.fromClient(c.addr, c.server, up)
+			return c, c.up(up)
+		}
+		const left = 2 * time.Second
+		b.now = b.now.Add(left - turn.PermissionLifetime)
+		_, old := flow(4000)
+		b.now = time.Now()
+		young, fresh := flow(4001)
+		if old, fresh := b.compare("c", old.build()), b.compare("c", fresh.build()); old != "relayed" || fresh != "relayed" {
+			t.Fatalf("before: %s, %s", old, fresh)
+		}
+		for deadline := time.Now().Add(left + 10*time.Second); ; time.Sleep(20 * time.Millisecond) {
+			verdict, _ := b.run("c", old.build())
+			if verdict == xdpPass {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the flow has not ended with its permission")
+			}
+		}
+		if got := b.compare("c", fresh.build()); got != "relayed" {
+			t.Errorf("one that has not ended: %s", got)
+		}
+		sessions := b.core.Sessions(b.now, nil)
+		at := slices.IndexFunc(sessions, func(s turn.Session) bool { return s.Client == young.addr })
+		before, flows := sessions[at].PacketsUp, b.o.state().Flows
+		if before < 3 {
+			t.Errorf("%d packets counted", before)
+		}
+		b.core.Kill(b.now, sessions[at].ID)
+		if verdict, _ := b.run("c", fresh.build()); verdict != xdpPass {
+			t.Error("the flow of a killed allocation goes on")
+		}
+		if n := b.o.state().Flows; n != flows-2 {
+			t.Errorf("%d flows, before %d", n, flows)
+		}
+	})
+}
+
+// TestOffloadHoldsTheRate: program and core together relay no more than the allocation may.
+func TestOffloadHoldsTheRate(t *testing.T) {
+	onRig(t, func(c *Config) { c.Rules.Limits.PacketsPerSecond = 50 }, func(b *rig) {
+		peer := netip.MustParseAddrPort("203.0.113.2:6000")
+		c := b.client("c", "10.1.0.2", 4000, false)
+		c.bind(0x4000, peer)
+		b.fromPeer(peer, c.relayed, []byte("hello"))
+		up := channelMessage(0x4000, make([]byte, 172), 0)
+		b.fromClient(c.addr, c.server, up)
+		begin, relayed := time.Now(), 0
+		for range 500 {
+			b.now = time.Now()
+			if verdict, _ := b.run("c", c.up(up).build()); verdict != xdpPass {
+				relayed++
+			} else {
+				relayed += len(b.fromClient(c.addr, c.server, up))
+			}
+		}
+		most := 50 + int(50*time.Since(begin).Seconds()) + 2
+		if relayed < 40 || relayed > most {
+			t.Errorf("%d packets in %v, at most %d", relayed, time.Since(begin), most)
+		}
+		if n := b.o.state().Passed["rate"]; n == 0 {
+			t.Error("nothing passed for the rate")
+		}
+	})
 }
