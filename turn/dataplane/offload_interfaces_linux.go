@@ -103,7 +103,7 @@ func (o *offload) refresh() error {
 	defer o.mu.Unlock()
 	n := &o.interfaces
 	n.all = slices.DeleteFunc(n.all, func(a *attachment) bool {
-		gone := wanted[a.index] == nil
+		gone := wanted[a.index] == nil // or named, and not there
 		if gone && a.link != nil {
 			_ = a.link.Close()
 		}
@@ -126,8 +126,12 @@ func (o *offload) refresh() error {
 			n.all = append(n.all, &attachment{name: name, why: "there is no such interface"})
 		}
 	}
+	o.runs = slices.ContainsFunc(n.all, func(a *attachment) bool { return a.why == "" })
 	return o.describe(links)
 }
+
+// cables are the kinds of interfaces that routes may choose: a bridge, say, has the program on its ports if at all, and they must be named.
+var cables = []string{"device", "veth", "vlan", "bond", "team"}
 
 // wanted is the interfaces that the program should be at: those that are named, or those that lead to clients and peers. Of a VLAN it is the
 // interface below.
@@ -172,12 +176,13 @@ func (o *offload) wanted(links []netlink.Link, byIndex map[int]netlink.Link) (ma
 	}
 	for _, r := range routes {
 		byDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
-		if r.Type != unix.RTN_UNICAST || !byDefault && !(everywhere && r.Protocol != unix.RTPROT_KERNEL) {
+		if r.Type != unix.RTN_UNICAST || !byDefault && !everywhere {
 			continue
 		}
-		want(r.LinkIndex)
-		for _, hop := range r.MultiPath {
-			want(hop.LinkIndex)
+		for _, hop := range append([]*netlink.NexthopInfo{{LinkIndex: r.LinkIndex}}, r.MultiPath...) {
+			if l := byIndex[hop.LinkIndex]; l != nil && slices.Contains(cables, l.Type()) {
+				want(hop.LinkIndex)
+			}
 		}
 	}
 	return wanted, nil

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +40,7 @@ type offload struct {
 	programs *ebpf.Collection
 
 	mu         sync.Mutex // guards the table's lists, not what the program shares
+	runs       bool       // on one interface at least; else it takes no flows, and tries again
 	table      *table
 	interfaces interfaces
 
@@ -71,7 +71,7 @@ func openOffload(cfg *Config) (_ offloader, err error) {
 	if err := o.refresh(); err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(o.interfaces.all, func(i *attachment) bool { return i.why == "" }) {
+	if len(o.interfaces.all) == 0 {
 		return nil, errors.New(o.interfaces.whyNone())
 	}
 	o.stopped.Go(o.upkeep)
@@ -165,12 +165,10 @@ func (o *offload) state() OffloadState {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	s := OffloadState{Mode: o.mode, Flows: o.table.used, MaxFlows: len(o.table.shards), Refused: o.table.refused, Passed: make(map[string]uint64)}
-	running := false
 	for _, i := range o.interfaces.all {
 		s.Interfaces = append(s.Interfaces, OffloadInterface{i.name, i.native, i.why})
-		running = running || i.why == ""
 	}
-	if !running {
+	if !o.runs {
 		s.Why = o.interfaces.whyNone()
 	}
 	for i, name := range doubts {
@@ -185,19 +183,8 @@ func (o *offload) state() OffloadState {
 }
 
 func (n *interfaces) whyNone() string {
-	switch {
-	case len(n.all) == 0:
+	if len(n.all) == 0 {
 		return "no interface leads to clients or peers but the loopback"
-	case n.names() == "":
-		return "the interfaces are gone"
 	}
 	return "no interface takes the program"
-}
-
-func (n *interfaces) names() string {
-	var names []string
-	for _, i := range n.all {
-		names = append(names, i.name)
-	}
-	return strings.Join(names, ", ")
 }

@@ -217,6 +217,9 @@ func (o *offload) OpenMeter(_ time.Time, m turn.Meter) (uint32, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t := o.table
+	if !o.runs {
+		return 0, false
+	}
 	id, ok := t.freeMeters.take()
 	if !ok {
 		t.refused++
@@ -278,6 +281,9 @@ func (o *offload) Add(f *turn.Flow) (uint32, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t := o.table
+	if !o.runs {
+		return 0, false
+	}
 	id, ok := t.freeSlots.take()
 	if !ok {
 		t.refused++
