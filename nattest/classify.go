@@ -409,10 +409,14 @@ func (c *classifier) payloads() {
 		}
 	}
 	x := c.get("fragment")
-	switch p := c.chance(x); {
+	p := c.chance(x)
+	if p < 1 {
+		p = silenceInPieces(x.Judged, x.Controls, x.ControlsLost)
+	}
+	switch {
 	case x.Answered > 0:
 		c.v.Fragments = Yes
-	case x.Sent > 0 && p <= falseSilence:
+	case x.Sent > 0 && p <= falseFinding:
 		c.v.Fragments = No
 		c.judged("fragments", No, p, fmt.Sprintf("fragment: %d requests of %d bytes were lost", x.Judged, fragmentPadding))
 		c.find(FragmentsDropped, "datagrams in fragments vanish")

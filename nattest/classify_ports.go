@@ -11,7 +11,7 @@ import (
 const (
 	largestStep   = 1024 // between sequential ports; byte-swapped counters go by 256
 	fewestSteps   = 3    // of equal size: three random ports in a row do that once in 100 million times
-	fewestParity  = 8    // ports that keep their parity by chance once in 256 times
+	fewestParity  = 14   // ports that keep their parity by chance once in 16,384 times
 	fewestNarrow  = 6
 	fewestSockets = 4 // that say something about pooling
 )
@@ -89,11 +89,12 @@ func (c *classifier) ports() {
 		p.Allocation = Random
 		c.judged("ports", p.Allocation, 0.01, fmt.Sprintf("no order in %d ports", len(list)))
 	}
-	if p.Allocation == Random && len(list) >= fewestParity {
+	switch {
+	case p.Allocation != Random:
+	case parity < len(list):
 		p.Parity = No
-		if parity == len(list) {
-			p.Parity = Yes
-		}
+	case len(list) >= fewestParity:
+		p.Parity = Yes
 	}
 	if p.Allocation == Random && len(list) >= fewestNarrow {
 		p.Narrow = No
@@ -147,24 +148,22 @@ func commonStep(list []made) (step, equal int) {
 	return step, equal
 }
 
-// stepsWithin is the step between the mappings of one socket, if it is always the same.
-func stepsWithin(list []made) (step int) {
-	last, seen := make(map[int]uint16), 0
+// stepsWithin is the step between the mappings of one socket, if it is nearly always the same: a port that is taken is passed over.
+func stepsWithin(list []made) int {
+	last, count, total := make(map[int]uint16), make(map[int]int), 0
 	for _, m := range list {
 		if before, ok := last[m.socket]; ok {
-			d := int(m.ext.Port()) - int(before)
-			if seen > 0 && d != step || d > largestStep || -d > largestStep {
-				return 0
-			}
-			step = d
-			seen++
+			count[int(m.ext.Port())-int(before)]++
+			total++
 		}
 		last[m.socket] = m.ext.Port()
 	}
-	if seen < 2 {
-		return 0
+	for step, n := range count {
+		if n >= 2 && n*4 >= total*3 && step <= largestStep && -step <= largestStep {
+			return step
+		}
 	}
-	return step
+	return 0
 }
 
 // pooling looks whether sockets are seen with different addresses.

@@ -102,11 +102,11 @@ const mtuTries = 3 // of each; three of three are lost by chance once in 1,000 t
 
 // The sockets of a plan.
 const (
-	socketBoth    = iota // filtering by address and port
-	socketPort           // filtering by port
-	socketMapping        // all mapping probes
-	socketControl        // the first of several
-	controls      = 4
+	socketBoth    = iota                     // filtering by address and port
+	socketPort                               // filtering by port
+	socketMapping                            // all mapping probes
+	socketControl                            // the first of several
+	controls      = 8                        // sockets; each is another port that is seen
 	socketRelay   = socketControl + controls // filtering by a relay's address
 	sockets       = socketRelay + 1
 )
@@ -144,7 +144,7 @@ func NewPlan(c PlanConfig) Plan {
 	add(Probe{Name: "deliver-both-plain", Role: RoleDelivery, Socket: socketMapping, To: Primary, From: Other, Most: 8})
 	add(Probe{Name: "return-primary", Role: RoleReturn, Socket: socketBoth, To: Primary, From: Primary, Most: 10})
 	add(Probe{Name: "return-other", Role: RoleReturn, Socket: socketBoth, To: Other, From: Other, Most: 10})
-	add(Probe{Name: "fragment", Role: RoleFragment, Socket: socketControl + 1, To: Primary, From: Primary, Padding: fragmentPadding, Most: 7})
+	add(Probe{Name: "fragment", Role: RoleFragment, Socket: socketControl + 1, To: Primary, From: Primary, Padding: fragmentPadding, Most: 9})
 	if c.Relay {
 		add(Probe{Name: "relay-open", Role: RoleControl, Socket: socketRelay, To: Primary, From: Primary, Most: 10})
 		add(Probe{Name: "relay-filter", Role: RoleRelayFiltering, Socket: socketRelay, To: Relayed, From: Relayed})

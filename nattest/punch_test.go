@@ -171,7 +171,7 @@ func TestPredictionIsWhatPunchingThenDoes(t *testing.T) {
 	for i, a := range list {
 		for _, b := range list[i:] {
 			t.Run(strings.ReplaceAll(a.name+" with "+b.name, " ", "_"), func(t *testing.T) {
-				for seed := range seeds(1) {
+				for seed := range min(seeds(1), 20) { // 153 pairs take a second
 					tryPair(t, seed, a.box, b.box)
 				}
 			})
@@ -206,6 +206,10 @@ func tryPair(t *testing.T, seed uint64, a, b natlab.BoxConfig) {
 				for i, h := range hosts {
 					c := listen(t, h)
 					peers[i] = &peer{h, c, observe(t, c)}
+					for peers[i].told.Port() > 65535-300 { // at its end a counter starts again where it likes
+						c = listen(t, h)
+						peers[i] = &peer{h, c, observe(t, c)}
+					}
 				}
 				x, y, wait, low, ok := peers[0], peers[1], late, 0, false
 				if technique {

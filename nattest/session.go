@@ -21,9 +21,11 @@ const (
 	graceTime     = 60 * time.Millisecond  // on top of the longest round trip, before an attempt counts as lost
 	tickTime      = 25 * time.Millisecond  // at the latest the session wants to be asked again
 	longRoundTrip = 500 * time.Millisecond // above it LongTimeout is the limit
-	floodLimit    = 512                    // datagrams on one socket
-	keptReplies   = 8                      // of one probe
-	fewAttempts   = 4                      // silent ones on one filtering probe before the other one is looked at alone
+	// controlsAtOnce go out with each round while filtering is open.
+	controlsAtOnce = 4
+	floodLimit     = 512 // datagrams on one socket
+	keptReplies    = 8   // of one probe
+	fewAttempts    = 4   // silent ones on one filtering probe before the other one is looked at alone
 )
 
 // session carries out a plan. It takes datagrams and the time, and leaves datagrams to send in out. It performs no I/O and
@@ -222,7 +224,11 @@ func (s *session) judge(now time.Time) {
 		}
 		k, f, _ := s.lost(now)
 		p.controls, p.lost = k, f
-		p.silent = silence(len(p.attempts), k, f) <= falseSilence
+		if p.Role == RoleFragment {
+			p.silent = silenceInPieces(len(p.attempts), k, f) <= falseFinding
+		} else {
+			p.silent = silence(len(p.attempts), k, f) <= falseSilence
+		}
 	}
 }
 
@@ -428,7 +434,7 @@ func (s *session) round(now time.Time) {
 	}
 	if len(tests) > 0 {
 		first := s.begin.Equal(now)
-		for i := range controls {
+		for i := range controlsAtOnce {
 			switch {
 			case first || len(tests) > 1 && i > 0:
 				s.control(now)

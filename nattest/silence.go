@@ -6,6 +6,8 @@ import "math"
 const (
 	// falseSilence is how rarely silence may be chance for it to be judged.
 	falseSilence = 1e-5
+	// falseFinding is the same for what is not part of the verdict.
+	falseFinding = 1e-4
 	// enoughSilence is when no more is sent: below falseSilence, because some of what is on its way will be lost.
 	enoughSilence = 5e-6
 )
@@ -23,6 +25,10 @@ func silence(n, k, f int) float64 {
 	}
 	return min(1, math.Exp(choose(k, f)-choose(n+k, n+f)))
 }
+
+// silenceInPieces is silence for attempts that are two packets each way, of which none may be lost: two controls, of which none is lost,
+// are as probable.
+func silenceInPieces(n, k, f int) float64 { return silence(n, k/2, f) }
 
 // choose is the logarithm of a binomial coefficient.
 func choose(n, k int) float64 {

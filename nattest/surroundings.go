@@ -41,7 +41,7 @@ func (r *runner) maySurround(ctx context.Context, now time.Time) {
 	}
 	k, f, _ := s.lost(now)
 	switch waited := now.Sub(s.begin); {
-	case s.replied && k >= controls && f == 0 && waited >= s.patience():
+	case s.replied && k >= controlsAtOnce && f == 0 && waited >= s.patience():
 	case !s.replied && waited >= portsAfter:
 	default:
 		return

@@ -72,7 +72,7 @@ type Pooling uint8
 // The pooling behaviours.
 const (
 	PoolingUnknown Pooling = iota
-	Paired                 // all sockets were seen with one address
+	Paired                 // all sockets, ten or so, were seen with one address
 	Arbitrary              // several addresses were seen
 )
 
