@@ -416,7 +416,7 @@ func (c *classifier) payloads() {
 	switch {
 	case x.Answered > 0:
 		c.v.Fragments = Yes
-	case x.Sent > 0 && p <= falseFinding:
+	case x.Sent > 0 && p <= falseSilence:
 		c.v.Fragments = No
 		c.judged("fragments", No, p, fmt.Sprintf("fragment: %d requests of %d bytes were lost", x.Judged, fragmentPadding))
 		c.find(FragmentsDropped, "datagrams in fragments vanish")

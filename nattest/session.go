@@ -225,7 +225,7 @@ func (s *session) judge(now time.Time) {
 		k, f, _ := s.lost(now)
 		p.controls, p.lost = k, f
 		if p.Role == RoleFragment {
-			p.silent = silenceInPieces(len(p.attempts), k, f) <= falseFinding
+			p.silent = silenceInPieces(len(p.attempts), k, f) <= falseSilence
 		} else {
 			p.silent = silence(len(p.attempts), k, f) <= falseSilence
 		}
@@ -235,6 +235,9 @@ func (s *session) judge(now time.Time) {
 // enough reports whether the attempts that were sent will be enough to judge a probe, if the loss stays what it is.
 func (s *session) enough(now time.Time, p *probe) bool {
 	k, f := s.projected(now)
+	if p.Role == RoleFragment {
+		return silenceInPieces(len(p.attempts), k, f) <= enoughSilence
+	}
 	return silence(len(p.attempts), k, f) <= enoughSilence
 }
 

@@ -6,8 +6,6 @@ import "math"
 const (
 	// falseSilence is how rarely silence may be chance for it to be judged.
 	falseSilence = 1e-5
-	// falseFinding is the same for what is not part of the verdict.
-	falseFinding = 1e-4
 	// enoughSilence is when no more is sent: below falseSilence, because some of what is on its way will be lost.
 	enoughSilence = 5e-6
 )

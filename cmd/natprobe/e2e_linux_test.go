@@ -98,9 +98,18 @@ func (a *arena) run(h *netns.Host, args ...string) (stdout string, code int) {
 // probe runs natprobe --json and keeps the file.
 func (a *arena) probe(h *netns.Host, name string, args ...string) (r result, file string) {
 	a.t.Helper()
-	out, code := a.run(h, append([]string{"--json", "--server", serverAddr}, args...)...)
-	if err := json.Unmarshal([]byte(out), &r); err != nil {
-		a.t.Fatalf("%v: %s", err, out)
+	var out string
+	var code int
+	for range 3 { // a machine that stands still now and then looks like a lossy network, and what is lossy may stay unknown
+		out, code = a.run(h, append([]string{"--json", "--server", serverAddr}, args...)...)
+		r = result{}
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			a.t.Errorf("%v: %s", err, out)
+			return r, ""
+		}
+		if r.Verdict.Confidence > 0 || r.Verdict.UDP == nattest.UDPSomePorts {
+			break
+		}
 	}
 	if code != r.ExitCode {
 		a.t.Errorf("exit code %d, the JSON says %d", code, r.ExitCode)

@@ -23,13 +23,12 @@ import (
 	"github.com/stilenet/stile/stun"
 )
 
-// measured is a LAN with what natprobe found there. One pair at a time uses it: prediction needs a quiet NAT.
+// measured is a LAN with what natprobe found there.
 type measured struct {
 	name string
 	host *netns.Host
 	v    nattest.Verdict
 	file string
-	lock sync.Mutex
 }
 
 const (
@@ -37,7 +36,7 @@ const (
 	punchLong = 5 * time.Second        // where both are, on a machine that is busy
 	punchGap  = 40 * time.Millisecond
 	lowFor    = 300 * time.Millisecond
-	pairsOnce = 8 // at a time
+	atOnce    = 3 // probes
 )
 
 // Every kind with every kind: natprobe measures each site, `natprobe pair` predicts, and then sockets really punch. 17 kinds are 153
@@ -52,7 +51,7 @@ func TestPairPredictionIsWhatPunchingDoes(t *testing.T) {
 		}
 	}
 	var wait sync.WaitGroup
-	slots := make(chan struct{}, pairsOnce)
+	slots := make(chan struct{}, atOnce)
 	for side, list := range sites {
 		for _, m := range list {
 			wait.Go(func() {
@@ -72,16 +71,11 @@ func TestPairPredictionIsWhatPunchingDoes(t *testing.T) {
 	for p := nattest.PathUnknown; p <= nattest.PathRelay; p++ {
 		counts[p] = new(atomic.Int32)
 	}
-	for i, x := range sites[0] {
-		for _, y := range sites[1][i:] {
+	// In each round every site is in one pair: prediction needs a quiet NAT.
+	for round := range sites[0] {
+		for i, y := range sites[1][round:] {
+			x := sites[0][i]
 			wait.Go(func() {
-				// In the order of the sides, so that nobody waits in a circle.
-				x.lock.Lock()
-				defer x.lock.Unlock()
-				y.lock.Lock()
-				defer y.lock.Unlock()
-				slots <- struct{}{}
-				defer func() { <-slots }()
 				p, problem := a.tryPair(x, y)
 				counts[p.Path].Add(1)
 				if problem != "" {
@@ -89,8 +83,8 @@ func TestPairPredictionIsWhatPunchingDoes(t *testing.T) {
 				}
 			})
 		}
+		wait.Wait()
 	}
-	wait.Wait()
 	t.Logf("%d kinds: %d pairs direct, %d with a technique, %d by relay, %d unknown", len(sites[0]), counts[nattest.PathDirect].Load(),
 		counts[nattest.PathTechnique].Load(), counts[nattest.PathRelay].Load(), counts[nattest.PathUnknown].Load())
 }
@@ -102,11 +96,20 @@ func (a *arena) tryPair(x, y *measured) (p nattest.Prediction, problem string) {
 		return p, fmt.Sprintf("natprobe pair says %q: %v", out, err)
 	}
 	lates := []time.Duration{0, 80 * time.Millisecond, -80 * time.Millisecond}
+	if p.Path == nattest.PathRelay {
+		lates = lates[:2] // which takes the longest
+	}
 	met := 0
 	for _, late := range lates {
-		ok, err := a.punchOnce(x, y, p, late)
-		if err != nil {
-			return p, err.Error()
+		var ok bool
+		for tries := 0; tries < 3 && !ok; tries++ { // a technique needs both sides at one time, which a busy machine may spoil
+			var err error
+			if ok, err = a.punchOnce(x, y, p, late); err != nil {
+				return p, err.Error()
+			}
+			if p.Path != nattest.PathTechnique {
+				break
+			}
 		}
 		if ok {
 			met++
@@ -145,7 +148,11 @@ func (a *arena) punchOnce(x, y *measured, p nattest.Prediction, late time.Durati
 		}
 		defer conn.Close()
 		e := &puncher{conn: conn.(*net.UDPConn), m: m}
-		if e.told, err = observe(e.conn); err != nil {
+		tries := 10 // the machine may be busy
+		if m.v.UDP == nattest.UDPBlocked {
+			tries = 1
+		}
+		if e.told, err = observe(e.conn, tries); err != nil {
 			if m.v.UDP == nattest.UDPBlocked {
 				return false, nil // nothing to tell
 			}
@@ -179,11 +186,11 @@ func (a *arena) punchOnce(x, y *measured, p nattest.Prediction, late time.Durati
 }
 
 // observe asks the server how a socket is seen.
-func observe(c *net.UDPConn) (netip.AddrPort, error) {
+func observe(c *net.UDPConn, tries int) (netip.AddrPort, error) {
 	defer c.SetReadDeadline(time.Time{})
 	b := stun.Begin(nil, stun.NewType(stun.Binding, stun.Request), stun.TransactionID{9})
 	buf := make([]byte, 500)
-	for range 10 {
+	for range tries {
 		c.WriteToUDPAddrPort(b.Bytes(), netip.MustParseAddrPort(serverAddr+":3478"))
 		c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 		n, _, err := c.ReadFromUDPAddrPort(buf)
