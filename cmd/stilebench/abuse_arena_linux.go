@@ -33,6 +33,7 @@ type arena struct {
 	pids     func() []int // of the server, empty when unknown
 	ended    func() error // why the server is no longer there
 	restart  func() error // a fresh server; nil: it cannot be had
+	payload  string       // {payload} of its command
 
 	// What a test may make smaller; zero is the trial's own.
 	drainSources, floodSeconds, scanSeconds int

@@ -28,6 +28,7 @@ var abuses = []abuse{
 	{"deputy", "Can a web page use the browser of somebody inside on the server?", abuseDeputy},
 	{"port-drain", "Can forged sources or one client take the ports from others, or disturb an established flow?", abuseDrain},
 	{"malformed", "Does anything malformed end, stop or swell the server?", abuseMalformed},
+	{"tunnel", "Does anything but RTMFP pass between a client and a peer that answers whatever it is sent?", abuseTunnel},
 	{"off-path", "Can somebody else use or end a client's allocation, or reach it unasked?", abuseOffPath},
 }
 
@@ -50,7 +51,7 @@ around it, afresh for each trial. With --server a server that runs is attacked f
 	}
 	cmd.PersistentFlags().StringVar(&f.server, "server", "", "HOST:PORT of a server that runs, yours")
 	cmd.PersistentFlags().IntVar(&f.pid, "pid", 0, "its process, when it runs on this machine: measures memory")
-	cmd.PersistentFlags().StringVar(&f.serverCmd, "server-cmd", "", "start this server instead: NAME=COMMAND or a preset (coturn, stile); COMMAND may hold "+placeholders+", {ip6}, {relay_ip6}")
+	cmd.PersistentFlags().StringVar(&f.serverCmd, "server-cmd", "", "start this server instead: NAME=COMMAND or a preset (coturn, stile); COMMAND may hold "+placeholders+", {ip6}, {relay_ip6}, {payload}: auto in the trial tunnel, any in the others")
 	cmd.PersistentFlags().BoolVar(&f.netns, "netns", false, "in the laboratory (root)")
 	cmd.PersistentFlags().StringVar(&f.repo, "repo", ".", "where the source of Stile is, which has the corpora")
 	cmd.PersistentFlags().BoolVar(&f.asJSON, "json", false, "print the report as JSON")
@@ -144,6 +145,10 @@ func parseAbuseSpec(text string) (serverSpec, error) {
 func (x *abuse) against(ctx context.Context, a *arena) (*AbuseTrial, error) {
 	progress("%s …", x.name)
 	t := &AbuseTrial{Name: x.name, Question: x.question, Successes: []string{}}
+	a.payload = "any" // what stands in the way of the others must do so by itself
+	if x.name == "tunnel" {
+		a.payload = "auto"
+	}
 	if a.restart != nil {
 		if err := a.restart(); err != nil {
 			return nil, err

@@ -41,7 +41,7 @@ const (
 
 // abusePresets are the servers as somebody would start them for Flash Player who reads no further.
 var abusePresets = map[string]string{
-	"stile": "./build/stile serve --rendezvous.listen= --state.dir {dir} --log.level warn",
+	"stile": "./build/stile serve --rendezvous.listen= --turn.peers.payload {payload} --state.dir {dir} --log.level warn",
 	"coturn": "turnserver -n -z --server-relay -L {ip} -L {ip6} -p {port} -E {relay_ip} -E {relay_ip6} --no-tls --no-dtls --no-cli" +
 		" --no-stdout-log -l {dir}/log --pidfile {dir}/pid -b {dir}/db",
 }
@@ -172,7 +172,7 @@ func nftRules(rules string) error {
 func (l *abuseLab) start(ctx context.Context, a *arena) error {
 	l.stop()
 	srv, err := startServer(serverConfig{
-		spec:   serverSpec{l.spec.Name, strings.NewReplacer("{ip6}", abuseProxy6, "{relay_ip6}", abuseRelay6).Replace(l.spec.Command)},
+		spec:   serverSpec{l.spec.Name, strings.NewReplacer("{ip6}", abuseProxy6, "{relay_ip6}", abuseRelay6, "{payload}", a.payload).Replace(l.spec.Command)},
 		listen: a.server, relay: netip.MustParseAddr(abuseRelay), minPort: 49152, maxPort: 65535,
 		cpus: placement{server: -1}, thread: l.proxy,
 	})

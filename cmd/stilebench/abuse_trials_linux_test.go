@@ -50,6 +50,10 @@ func TestDeputyTrialSpeaksAsBrowsersDo(t *testing.T) {
 	}
 }
 
+func TestTunnelTrialHearsWhatComesBack(t *testing.T) {
+	wantSuccesses(t, attack(t, "tunnel", startVulnerable(t, nil)), "indications: datagrams that came back", "ChannelData: datagrams", "over TCP", "made-up startup")
+}
+
 func TestPortDrainTrialFindsThatNoPortIsLeft(t *testing.T) {
 	wantSuccesses(t, attack(t, "port-drain", startVulnerable(t, func(v *vulnerable) { v.most = 100 })),
 		"after forged Allocates an honest client gets no allocation", "20 of 20 honest clients")

@@ -22,7 +22,7 @@ var presets = map[string]string{
 		" --no-tls --no-dtls --no-cli --allow-loopback-peers --no-stdout-log -l {dir}/log --pidfile {dir}/pid -b {dir}/db",
 	"stile": "./build/stile serve --rendezvous.listen= --turn.listen udp://{ip}:{port} --turn.relay.addresses {relay_ip} --turn.relay.ports {min_port}-{max_port}" +
 		" --turn.limits.per_client 100000 --turn.limits.per_client_prefix 100000 --turn.limits.packets_per_second 1000000" +
-		" --turn.limits.bytes_per_second 2000000000 --turn.limits.reply_bytes_per_prefix 2000000000 --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
+		" --turn.limits.bytes_per_second 2000000000 --turn.limits.reply_bytes_per_prefix 2000000000 --turn.peers.payload any --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
 	"rendezvous": "./build/stile serve --rendezvous.listen udp://{ip}:{port} --rendezvous.dh_groups 2,5,14,16 --rendezvous.directory.listen= --turn.listen udp://127.0.0.1:0" +
 		" --rendezvous.limits.introductions_per_peer 0 --rendezvous.limits.introductions_per_prefix 0 --rendezvous.limits.handshakes_per_prefix 0" +
 		" --admin.listen 127.0.0.1:0 --state.dir {dir} --log.level warn",
