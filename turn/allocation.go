@@ -234,6 +234,10 @@ func (c *Core) newAllocation(w want, proven bool) (i uint32, token [8]byte, code
 			c.end(c.oldest, EndEvicted) // an unconfirmed one gives way before a newcomer is refused
 			continue
 		}
+		if d := c.oldestDoubt; code == stun.CodeInsufficientPorts && !w.redeem && try < openTries && d != none && c.allocs[d].relayed.Addr().Is6() == w.ipv6 {
+			c.end(d, EndEvicted) // then one whose client is not proven
+			continue
+		}
 		if code != 0 {
 			return none, token, code
 		}
@@ -337,6 +341,7 @@ func (c *Core) confirm(i uint32) bool {
 	}
 	c.leavePool(i)
 	a.confirmed = true
+	c.doubt(i)
 	c.events = append(c.events, Event{Kind: EventStarted, At: c.clock, Session: c.session(a)})
 	return true
 }
@@ -366,6 +371,10 @@ func (c *Core) forget(i uint32, why EndReason) {
 		c.dropPermission(i, a.firstPerm)
 	}
 	if a.confirmed {
+		c.prove(i)
+		if why == EndEvicted {
+			c.stats.Evicted++
+		}
 		c.events = append(c.events, Event{Kind: EventEnded, At: c.clock, Session: c.session(a), Reason: why})
 	} else {
 		c.leavePool(i)

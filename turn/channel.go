@@ -82,7 +82,7 @@ func (c *Core) channelBind(i uint32, a *allocation, m stun.Message, r *reply) {
 		return
 	}
 	if !bound && a.nchans >= c.rules.Limits.Channels {
-		if c.reap(i); a.nchans >= c.rules.Limits.Channels {
+		if c.reap(i, true); a.nchans >= c.rules.Limits.Channels {
 			r.fail(stun.CodeInsufficientPorts)
 			return
 		}

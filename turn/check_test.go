@@ -181,6 +181,37 @@ func (c *Core) checkTables(o *portOpener, fail func(string, ...any)) {
 	if chans != len(c.chanByNumber) || chans != len(c.chanByPeer) || chans+len(c.freeChans) != len(c.chans) {
 		fail("%d channels, %d by number, %d by peer, %d free of %d", chans, len(c.chanByNumber), len(c.chanByPeer), len(c.freeChans), len(c.chans))
 	}
+	gates := 0
+	for p := range c.permIndex {
+		at := c.permIndex[p]
+		n := 0
+		for g := c.perms[at].firstGate; g != none; g = c.gates[g].next {
+			if n++; n > maxGates {
+				fail("permission %d has a circle of gates, or too many", at)
+			}
+		}
+		gates += n
+	}
+	if gates+len(c.freeGates) != len(c.gates) {
+		fail("%d gates, %d free of %d", gates, len(c.freeGates), len(c.gates))
+	}
+	doubted, before := 0, none
+	for i := c.oldestDoubt; i != none; before, i = i, c.allocs[i].newer {
+		if a := &c.allocs[i]; a.id == 0 || !a.confirmed || !a.doubted || a.older != before || a.source.Stream != 0 || a.user != nil {
+			fail("the list of those in doubt is broken at allocation %d: %+v", i, a)
+		}
+		if doubted++; doubted > len(c.allocs) {
+			fail("the list of those in doubt is a circle")
+		}
+	}
+	for i := range c.allocs {
+		if c.allocs[i].doubted {
+			doubted--
+		}
+	}
+	if doubted != 0 || before != c.newestDoubt {
+		fail("%d more in the list of those in doubt, newest %d and last %d", doubted, c.newestDoubt, before)
+	}
 	n, last := 0, none
 	for i := c.oldest; i != none; last, i = i, c.allocs[i].newer {
 		if n++; n > len(c.allocs) || c.allocs[i].id == 0 || c.allocs[i].confirmed || c.allocs[i].older != last {

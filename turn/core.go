@@ -18,6 +18,8 @@ type Rules struct {
 	// ModernWithoutCredentials lets allocations without credentials speak the modern dialect. Outside laboratories
 	// it must stay false: a web page could use the browser of an employee on the open proxy.
 	ModernWithoutCredentials bool
+	// Gate keeps what clients without credentials exchange with peers to one protocol. Nil: they may send anything.
+	Gate *Gate
 }
 
 // Config is what a Core is made of and keeps for its life.
@@ -121,6 +123,11 @@ type Core struct {
 	freePerms []uint32
 	permIndex map[permKey]uint32
 
+	gates     []gate
+	freeGates []uint32
+	inspected GateState // of the payload in hand; a field, so that it is not allocated
+	scratch   []byte    // of Gate.Inspect
+
 	chans        []channel
 	freeChans    []uint32
 	chanByNumber map[uint64]uint32 // allocation<<16 | number
@@ -131,7 +138,8 @@ type Core struct {
 	flowIndex   map[flowKey]uint32
 	offloadFull bool // until the next Tick
 
-	oldest, newest uint32 // unconfirmed allocations in the order of their making; none = ^0
+	oldest, newest           uint32 // unconfirmed allocations in the order of their making; none = ^0
+	oldestDoubt, newestDoubt uint32 // confirmed ones whose client's address is not proven, likewise
 
 	tombs     map[tupleKey]tombstone
 	tombOrder fifo[grave]
@@ -198,7 +206,8 @@ type allocation struct {
 	nperms       int
 	nchans       int
 	clientPrefix int
-	older, newer uint32 // in the list of unconfirmed allocations
+	older, newer uint32 // in the list of unconfirmed allocations, or of those in doubt
+	doubted      bool   // in the list of those in doubt
 	bytes        bucket
 	packets      bucket
 
@@ -214,6 +223,8 @@ type permission struct {
 	addr       netip.Addr
 	allocation uint32
 	next       uint32
+	firstGate  uint32
+	openPort   uint16 // the last port whose gate was found open; 0 without
 	expires    time.Duration
 	answered   bool          // the peer has sent something to this allocation
 	ownHost    bool          // one of our relay addresses: packets to it may be hairpins
@@ -285,6 +296,8 @@ func NewCore(now time.Time, cfg Config) *Core {
 		tombs:        make(map[tupleKey]tombstone),
 		oldest:       none,
 		newest:       none,
+		oldestDoubt:  none,
+		newestDoubt:  none,
 	}
 	// Session IDs count up from a random place, with the shard in the lowest bits: short, and no two shards give the same.
 	c.lastID = SessionID(c.rng.Uint64()&0xFFFFF<<8 | uint64(cfg.Shard))
@@ -552,7 +565,7 @@ func (c *Core) Tick(now time.Time) {
 			c.end(uint32(i), EndExpired)
 			continue
 		}
-		c.reap(uint32(i))
+		c.reap(uint32(i), false)
 	}
 	for c.tombOrder.len() > 0 && c.now >= c.tombOrder.front().until {
 		c.exhume()

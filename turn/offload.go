@@ -123,6 +123,9 @@ func (c *Core) offer(i, perm, ch uint32, f Flow) {
 	if c.cfg.Offload == nil || c.offloadFull || a.source.Stream != 0 || !c.perms[perm].answered || c.now >= c.perms[perm].expires {
 		return
 	}
+	if c.rules.Gate != nil && a.user == nil && c.perms[perm].openPort != f.Named.Port() { // what follows must be looked at
+		return
+	}
 	if len(c.traces.sessions) > 0 && c.traces.of(a.id) != nil { // indications are traced
 		return
 	}

@@ -44,7 +44,7 @@ func (c *Core) permit(i uint32, peer netip.Addr) (uint32, bool) {
 		p = uint32(len(c.perms) - 1)
 	}
 	c.perms[p] = permission{
-		addr: peer, allocation: i, next: a.firstPerm, expires: c.now + PermissionLifetime, since: c.now,
+		addr: peer, allocation: i, next: a.firstPerm, firstGate: none, expires: c.now + PermissionLifetime, since: c.now,
 		ownHost: c.ownHost(peer),
 	}
 	a.firstPerm = p
@@ -77,12 +77,13 @@ func (c *Core) roomForPermissions(i uint32, peers ...netip.Addr) bool {
 		if reaped {
 			return false
 		}
-		c.reap(i) // perhaps one of the peers as well
+		c.reap(i, true) // perhaps one of the peers as well
 	}
 }
 
-// reap removes the channels of an allocation that are over, then the permissions that are, and that no channel leads through.
-func (c *Core) reap(i uint32) {
+// reap removes the channels of an allocation that are over, then the permissions that are, and that no channel leads through. Those with an open
+// gate stay for a while, unless the room is needed.
+func (c *Core) reap(i uint32, needed bool) {
 	a := &c.allocs[i]
 	for ch := a.firstChan; ch != none; {
 		next := c.chans[ch].next
@@ -93,7 +94,7 @@ func (c *Core) reap(i uint32) {
 	}
 	for p := a.firstPerm; p != none; {
 		next := c.perms[p].next
-		if c.now >= c.perms[p].expires && !c.permissionInUse(a, p) {
+		if c.now >= c.perms[p].expires && !c.permissionInUse(a, p) && (needed || !c.gatesOpen(p)) {
 			c.dropPermission(i, p)
 		}
 		p = next
@@ -126,6 +127,9 @@ func (c *Core) dropPermission(i, p uint32) {
 			*at = c.perms[p].next
 			break
 		}
+	}
+	for c.perms[p].firstGate != none {
+		c.unlinkGate(p, c.perms[p].firstGate)
 	}
 	delete(c.permIndex, permKey{c.perms[p].addr.As16(), i})
 	c.perms[p] = permission{}

@@ -102,6 +102,7 @@ const (
 	RulePort            // not in turn.peers.ports
 	RuleHairpin         // another client of this server, and turn.hairpin keeps them apart
 	RuleClientNotListed // no entry of turn.clients, or of the profile's list, names the client
+	RulePayload         // not what turn.peers.payload lets pass; judged by a Gate, not by a Policy
 	RuleReversePath     // the way back to the client leaves by another interface than the packet came by
 
 	ruleCount
@@ -135,6 +136,7 @@ var ruleNames = [ruleCount]string{
 	RulePort:            "port",
 	RuleHairpin:         "hairpin",
 	RuleClientNotListed: "client-not-listed",
+	RulePayload:         "payload",
 	RuleReversePath:     "reverse-path",
 }
 

@@ -127,6 +127,11 @@ func (c *Core) toPeer(i, perm uint32, peer netip.AddrPort, p Packet, d Dispositi
 		c.count(DropRate)
 		return
 	}
+	if !c.passes(i, perm, peer.Port(), true, p.bytes()) {
+		c.refused(RulePayload, a.source.Client, peer, a)
+		c.count(DropPayload)
+		return
+	}
 	if x.ownHost {
 		if public, ok := c.rules.Policy.OwnRelay(peer); ok && c.hairpin(i, public, p) {
 			if c.cfg.Offload != nil {
@@ -281,6 +286,11 @@ func (c *Core) fromPeer(i uint32, from netip.AddrPort, p Packet, h *Crossing) {
 	}
 	if !ok || c.now >= c.perms[perm].expires {
 		c.count(DropPeerStranger)
+		return
+	}
+	if !c.passes(i, perm, from.Port(), false, p.bytes()) {
+		c.refused(RulePayload, a.source.Client, from, a)
+		c.count(DropPeerPayload)
 		return
 	}
 	if x := &c.perms[perm]; !x.answered {

@@ -30,6 +30,7 @@ const (
 	DropTableFull    // the allocation has all the permissions it may have
 	DropQuota        // the client has all the confirmed allocations it may have
 	DropUnanswered   // the peer has not answered and has got what it may get, or its client has all the peers it may have that do not answer
+	DropPayload      // not what turn.peers.payload lets pass, to a peer that has not set up a session
 	DropRate         // the allocation's bytes or packets per second
 	DropSize         // more payload than a UDP datagram carries, which only a stream can bring
 	DropReplyBudget  // the answer would exceed the prefix's reply bytes
@@ -41,6 +42,7 @@ const (
 	DropPeerClosed   // the relayed address has no allocation any more
 	DropPeerSize     // longer than a Data indication can carry
 	DropPeerRate     // the allocation's bytes or packets per second
+	DropPeerPayload  // not what turn.peers.payload lets pass, from a peer that has not set up a session
 	dispositions
 )
 
@@ -51,10 +53,11 @@ var dispositionNames = [dispositions]string{
 	DropMalformed: "drop_malformed", DropFingerprint: "drop_fingerprint", DropMethod: "drop_method", DropClient: "drop_client",
 	DropNoAllocation: "drop_no_allocation", DropAttributes: "drop_attributes", DropChannel: "drop_channel",
 	DropNoPermission: "drop_no_permission", DropPeerFamily: "drop_peer_family", DropPeer: "drop_peer", DropPeerPort: "drop_peer_port",
-	DropHairpin: "drop_hairpin", DropTableFull: "drop_table_full", DropQuota: "drop_quota", DropUnanswered: "drop_unanswered", DropRate: "drop_rate", DropSize: "drop_size",
+	DropHairpin: "drop_hairpin", DropTableFull: "drop_table_full", DropQuota: "drop_quota", DropUnanswered: "drop_unanswered", DropPayload: "drop_payload", DropRate: "drop_rate", DropSize: "drop_size",
 	DropReplyBudget: "drop_reply_budget", DropReplySize: "drop_reply_size",
 	RelayedToChannel: "relayed_to_channel", RelayedToData: "relayed_to_data", DropPeerStranger: "drop_peer_stranger",
 	DropPeerClosed: "drop_peer_closed", DropPeerSize: "drop_peer_size", DropPeerRate: "drop_peer_rate",
+	DropPeerPayload: "drop_peer_payload",
 }
 
 // String is the metric label.

@@ -89,6 +89,9 @@ table inet fw {
 	return o
 }
 
+// anyPayload is for tests whose clients and peers exchange words. TestTheProxyAsItComesCarriesPlayersAndNothingElse has the default.
+const anyPayload = "--turn.peers.payload=any"
+
 // serve starts the built program on a host and returns once it has said what it does.
 func serve(t *testing.T, h *netns.Host, args ...string) *netns.Cmd {
 	t.Helper()
@@ -188,7 +191,7 @@ func converse(t *testing.T, relay *client.Conn, peer net.PacketConn) {
 
 func TestDeskReachesAPeerThroughTheProxyOverUDP(t *testing.T) {
 	o := newOffice(t, "meta l4proto { tcp, udp } th dport 3478")
-	cmd := serve(t, o.proxy)
+	cmd := serve(t, o.proxy, anyPayload)
 	for _, want := range []string{"udp://:3478", "tcp://:3478", "10.0.0.0/8", "the public internet by the default route",
 		"198.51.100.2 ports 49152-65535", "at most ", "RTMFPTURNProxy=198.51.100.2\n"} {
 		if !strings.Contains(cmd.Log(), want) {
@@ -221,7 +224,7 @@ func TestDeskReachesAPeerThroughTheProxyOverUDP(t *testing.T) {
 
 func TestDeskReachesAPeerWhereTheFirewallLetsOnlyTCPToTheProxy(t *testing.T) {
 	o := newOffice(t, "tcp dport 3478")
-	serve(t, o.proxy)
+	serve(t, o.proxy, anyPayload)
 	peer := listen(t, o.peer, "203.0.113.7:19350")
 	relay := dial(t, o.desks[0], "198.51.100.2", "") // tries UDP first, as a player does
 	if network := relay.ServerAddr().Network(); network != "tcp" {
@@ -232,7 +235,7 @@ func TestDeskReachesAPeerWhereTheFirewallLetsOnlyTCPToTheProxy(t *testing.T) {
 
 func TestTwoDesksReachEachOtherThroughOneProxy(t *testing.T) {
 	o := newOffice(t, "meta l4proto { tcp, udp } th dport 3478")
-	serve(t, o.proxy)
+	serve(t, o.proxy, anyPayload)
 	one := dial(t, o.desks[0], "198.51.100.2", "udp")
 	two := dial(t, o.desks[1], "198.51.100.2", "tcp")
 	meet(t, one, two.LocalAddr(), two, one.LocalAddr())
@@ -249,7 +252,7 @@ table inet fw {
 }
 `)
 	// The added rule stands behind the counter; the chain's policy is drop, so it still decides.
-	serve(t, o.proxy, "--turn.clients=10.0.0.0/8,192.0.2.20")
+	serve(t, o.proxy, anyPayload, "--turn.clients=10.0.0.0/8,192.0.2.20")
 	branch := o.inet.Site(netns.SiteConfig{Name: "branch", NAT: netns.FullyRandom, Public: "192.0.2.20", LAN: "10.0.2.0/24"})
 	home := o.inet.Site(netns.SiteConfig{Name: "home", NAT: netns.Masquerade, Public: "192.0.2.30", LAN: "10.0.3.0/24"})
 	player, friend := branch.Host("player"), home.Host("friend")

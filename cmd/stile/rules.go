@@ -6,6 +6,7 @@ import (
 	"runtime"
 
 	"github.com/stilenet/stile/internal/config"
+	"github.com/stilenet/stile/rtmfp/flash"
 	"github.com/stilenet/stile/turn"
 	"github.com/stilenet/stile/turn/dataplane"
 )
@@ -58,10 +59,31 @@ func rules(cfg *config.Config, h *host, relays []turn.RelayAddress, services []n
 		ModernWithoutCredentials: cfg.Turn.ModernWithoutCredentials == config.ModernAllow ||
 			cfg.Turn.ModernWithoutCredentials == config.ModernAuto && cfg.Turn.Peers.Profile == config.Lab,
 	}
+	if cfg.OnlyRTMFP() {
+		r.Gate = rtmfpGate()
+	}
 	for _, u := range cfg.Turn.Auth.Users {
 		r.Auth.Users = append(r.Auth.Users, turn.User{Name: u.Name, Password: string(u.Key)})
 	}
 	return r, nil
+}
+
+// rtmfpGate lets nothing but RTMFP pass between a client and a peer.
+func rtmfpGate() *turn.Gate {
+	g := flash.NewGate()
+	return &turn.Gate{
+		Inspect: func(s *turn.GateState, up bool, payload, scratch []byte) turn.GateVerdict {
+			switch g.Inspect((*flash.GateState)(s), up, payload, scratch) {
+			case flash.GatePass:
+				return turn.GatePass
+			case flash.GateOpen:
+				return turn.GateOpen
+			}
+			return turn.GateDrop
+		},
+		Belongs: func(s *turn.GateState, payload []byte) bool { return g.Belongs((*flash.GateState)(s), payload) },
+		Proven:  func(s *turn.GateState) bool { return (*flash.GateState)(s).Proven() },
+	}
 }
 
 func limits(cfg *config.Config) turn.Limits {

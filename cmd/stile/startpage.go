@@ -110,6 +110,12 @@ func describePeers(cfg *config.Config) string {
 	} else {
 		s = "the public internet by the default route, ports " + ports + "; not this machine, its neighbours, private or special addresses"
 	}
+	if cfg.OnlyRTMFP() {
+		s += "; nothing but RTMFP"
+		if cfg.Credentials() {
+			s += " without credentials"
+		}
+	}
 	if a := cfg.Turn.Peers.Allow; len(a) > 0 {
 		s += "; also " + joinPrefixes(a)
 	}

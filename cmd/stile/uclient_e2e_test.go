@@ -137,7 +137,7 @@ type ended struct {
 func serveJSON(t *testing.T, o *office, args ...string) *netns.Cmd {
 	t.Helper()
 	cmd := o.proxy.Command(t.Context(), binary, append([]string{"serve", "--state.dir=" + t.TempDir(), "--log.format=json",
-		"--server.drain_timeout=100ms", "--turn.limits.unanswered_packets=0", "--turn.limits.unanswered_bytes=0"}, args...)...)
+		"--server.drain_timeout=100ms", "--turn.limits.unanswered_packets=0", "--turn.limits.unanswered_bytes=0", anyPayload}, args...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

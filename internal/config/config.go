@@ -62,6 +62,7 @@ type Peers struct {
 	Allow   []netip.Prefix // turn.peers.allow: peers that the profile refuses
 	Deny    []netip.Prefix // turn.peers.deny: peers that the profile reaches; of Allow and Deny the longest prefix decides
 	Ports   PortSet        // turn.peers.ports
+	Payload Payload        // turn.peers.payload
 }
 
 // Auth is the long-term credential mechanism. Without users and secret nobody is asked for credentials.
@@ -139,6 +140,11 @@ type Log struct {
 
 // Credentials reports whether users or a secret are configured.
 func (c *Config) Credentials() bool { return len(c.Turn.Auth.Users) > 0 || c.Turn.Auth.Secret != "" }
+
+// OnlyRTMFP reports whether clients without credentials may exchange nothing but RTMFP with peers.
+func (c *Config) OnlyRTMFP() bool {
+	return c.Turn.Peers.Payload == PayloadRTMFP || c.Turn.Peers.Payload == PayloadAuto && c.Turn.Peers.Profile != Lab
+}
 
 // Asks reports whether a listener asks its clients for credentials: as its auth option says, else when there are any.
 func (c *Config) Asks(l ListenURL) bool {

@@ -225,6 +225,8 @@ var keysTURN = []key{
 			return nil
 		},
 		get: func(c *Config) value { return slices.Clone(c.Turn.Peers.Ports.spec) }},
+	choiceKey("turn.peers.payload", PayloadAuto, "what clients without credentials may exchange with peers",
+		func(c *Config) *Payload { return &c.Turn.Peers.Payload }, PayloadAuto, PayloadAny, PayloadRTMFP),
 
 	choiceKey("turn.engine", EngineAuto, "what moves the packets", func(c *Config) *Engine { return &c.Turn.Engine }, EngineAuto, EnginePlain, EngineSocket, EngineKernel).restarts(),
 	choiceKey("turn.offload", OffloadAuto, "whether established flows are left to the kernel", func(c *Config) *Offload { return &c.Turn.Offload },

@@ -139,6 +139,10 @@ func (c *Config) warn(path string) {
 			add("turn.peers.profile is lab and %s is not loopback: whoever reaches it may use this server, and reaches this host and its networks", l)
 		}
 	}
+	if t.ModernWithoutCredentials == ModernAllow && c.OnlyRTMFP() {
+		add("turn.modern_without_credentials is allow and turn.peers.payload lets nothing but RTMFP pass: browsers without credentials get an allocation and " +
+			"reach nobody; set turn.peers.payload: any if they shall")
+	}
 	if n := len(t.Auth.Secret); n > 0 && n < 16 {
 		add("turn.auth.secret has %d bytes: one recorded request is enough to guess a secret below 16", n)
 	}

@@ -48,6 +48,15 @@ const (
 	ModernAllow  ModernPolicy = "allow"
 )
 
+// Payload is what clients without credentials may exchange with peers.
+type Payload string
+
+const (
+	PayloadAuto  Payload = "auto"  // rtmfp outside the lab profile
+	PayloadAny   Payload = "any"   // whatever they like
+	PayloadRTMFP Payload = "rtmfp" // sessions of RTMFP
+)
+
 // Level is the least severity that is logged.
 type Level string
 

@@ -230,6 +230,8 @@ func ruleRemedy(r turn.Rule) string {
 		return "correct the routes so that answers to the client leave by the interface it comes in by"
 	case turn.RulePort:
 		return "add the port to turn.peers.ports if clients may reach it"
+	case turn.RulePayload:
+		return "set turn.peers.payload: any if clients may send other protocols than RTMFP"
 	case turn.RuleHairpin:
 		return "set turn.hairpin: all if clients may reach each other"
 	case turn.RuleDeniedByConfig:
