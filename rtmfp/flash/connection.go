@@ -122,10 +122,6 @@ func (c *connection) localAddrs(port uint16) []netip.AddrPort {
 }
 
 func (c *connection) connect(ctx context.Context, url string, arguments []any) error {
-	t, err := parseTarget(url)
-	if err != nil {
-		return err
-	}
 	c.mu.Lock()
 	if c.used {
 		c.mu.Unlock()
@@ -133,7 +129,10 @@ func (c *connection) connect(ctx context.Context, url string, arguments []any) e
 	}
 	c.used, c.url = true, url
 	c.mu.Unlock()
-	err = c.start(ctx, t, arguments)
+	t, err := parseTarget(url)
+	if err == nil {
+		err = c.start(ctx, t, arguments)
+	}
 	if err != nil {
 		c.abandon()
 		return err

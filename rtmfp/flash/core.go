@@ -374,7 +374,11 @@ func (c *core) flowException(f *rtmfp.SendFlow) {
 func (c *core) tick(now time.Time) {
 	c.now = now
 	if c.state < stateUp && !now.Before(c.deadline) {
-		c.fail(NetConnectionConnectFailed, "the server has not answered for "+c.cfg.ConnectTimeout.String()+": "+c.remedy())
+		why := "nobody has answered for " + c.cfg.ConnectTimeout.String() + ": " + c.remedy()
+		if c.state == stateRequested {
+			why = "the server is there, but has not answered the connect command: it may be overloaded, or no RTMFP service for applications"
+		}
+		c.fail(NetConnectionConnectFailed, why)
 	}
 	if c.state == stateClosing && !now.Before(c.deadline) {
 		c.shut()
