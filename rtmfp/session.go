@@ -101,7 +101,7 @@ type Session struct {
 	rtt   rtt
 	sent  uint64      // fragments
 	lost  uint64      // of these, taken for lost
-	tried []Candidate // while it was opening, with Config.ManualPaths
+	tried []Candidate // while it was opening; only with Config.ManualPaths
 }
 
 // mobility verifies an address change (§3.5.4.2).

@@ -189,6 +189,9 @@ func (o *opening) nextAlarm(state State) instant {
 func (s *Session) endOpening(state State, reason Reason, other *Session) {
 	e := s.e
 	delete(e.opening, s.opening.tag)
+	if e.cfg.ManualPaths {
+		s.tried = s.opening.tried()
+	}
 	if s.id != 0 {
 		delete(e.sessions, s.id)
 	}

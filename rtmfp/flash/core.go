@@ -269,10 +269,11 @@ func (c *core) forwarded(addr netip.AddrPort) {
 		c.callers = c.callers[1:]
 	}
 	c.callers = append(c.callers, caller{addr, c.now})
-	for _, p := range c.peers {
-		// One whose session is just open, by a retransmission.
-		if p.link != nil && p.link.session.Role() == rtmfp.RoleResponder && c.now.Before(p.link.settle) {
+	for _, p := range c.peerList() {
+		// One whose session is just open, or does not work any more: the peer may have another address now.
+		if p.link != nil && (c.now.Before(p.link.settle) || p.link.doubtful() || c.now.Sub(p.link.session.LastReceived()) > suspectAfter) {
 			p.link.addEverywhere(addr)
+			p.link.settle = later(p.link.settle, c.now.Add(settleTime))
 		}
 	}
 }

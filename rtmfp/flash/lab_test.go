@@ -165,6 +165,8 @@ type lab struct {
 	n   *natlab.Net
 	in  *introducer
 	all []*player
+
+	proxyHost *natlab.Host
 }
 
 // inLab runs f in a bubble with an introducer.
@@ -188,7 +190,13 @@ func inLab(t *testing.T, seed uint64, f func(t *testing.T, l *lab)) {
 // proxy puts a TURN proxy into the internet. The function ends it.
 func (l *lab) proxy() (stop func()) {
 	l.t.Helper()
-	host := l.n.Internet().Host("proxy", proxyAddress)
+	l.proxyHost = l.n.Internet().Host("proxy", proxyAddress)
+	return l.restartProxy()
+}
+
+func (l *lab) restartProxy() (stop func()) {
+	l.t.Helper()
+	host := l.proxyHost
 	local := netip.MustParseAddr(proxyAddress)
 	policy, err := turn.NewPolicy(turn.PolicyConfig{
 		Profile: turn.ProfileLab, Relays: []turn.RelayAddress{{Public: local, Local: local}}, RelayPorts: turn.PortRange{First: 49152, Last: 65535},
@@ -221,8 +229,44 @@ type player struct {
 	host *natlab.Host
 	nc   *flash.NetConnection
 
-	mu     sync.Mutex
-	events []flash.NetStatusEvent
+	mu      sync.Mutex
+	events  []flash.NetStatusEvent
+	blocked []netip.Addr // whom its direct socket does not reach
+}
+
+// gate is the direct socket of a player, behind a firewall that can be told what to drop.
+type gate struct {
+	net.PacketConn
+	p *player
+}
+
+func (g *gate) drops(a net.Addr) bool {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	return slices.Contains(g.p.blocked, a.(*net.UDPAddr).AddrPort().Addr().Unmap())
+}
+
+func (g *gate) WriteTo(b []byte, to net.Addr) (int, error) {
+	if g.drops(to) {
+		return len(b), nil
+	}
+	return g.PacketConn.WriteTo(b, to)
+}
+
+func (g *gate) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := g.PacketConn.ReadFrom(b)
+		if err != nil || !g.drops(from) {
+			return n, from, err
+		}
+	}
+}
+
+// block drops what goes between a player's direct socket and the addresses, and nothing else any more.
+func (l *lab) block(p *player, addrs ...netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blocked = addrs
 }
 
 // box is a player's way to the internet; the zero value is none.
@@ -230,15 +274,19 @@ func (l *lab) player(name string, seg *natlab.Segment, addr string, change func(
 	l.t.Helper()
 	h := seg.Host(name, addr)
 	h.Link().Set(natlab.LinkConfig{Delay: linkDelay / 2})
+	p := &player{l: l, host: h}
 	cfg := flash.Config{
-		ListenPacket: h.ListenPacket, LookupNetIP: h.LookupNetIP,
+		ListenPacket: func(ctx context.Context, network, address string) (net.PacketConn, error) {
+			conn, err := h.ListenPacket(ctx, network, address)
+			return &gate{conn, p}, err
+		}, LookupNetIP: h.LookupNetIP,
 		InterfaceAddrs: func() ([]netip.Addr, error) { return h.Addrs(), nil },
 		Random:         newRandom(l.n.Seed(), uint64(len(l.all))+7),
 	}
 	if change != nil {
 		change(&cfg)
 	}
-	p := &player{l: l, host: h, nc: flash.NewNetConnection(cfg)}
+	p.nc = flash.NewNetConnection(cfg)
 	p.nc.OnNetStatus = func(ev flash.NetStatusEvent) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -300,7 +348,7 @@ func wait(t testing.TB, what string, limit time.Duration, condition func() bool)
 		if time.Since(start) >= limit {
 			t.Fatalf("not within %v: %s", limit, what)
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(max(5*time.Millisecond, limit/5000))
 	}
 	return time.Since(start)
 }

@@ -19,6 +19,9 @@ const (
 	// suspectAfter is how long the far end may owe an answer before other paths are tried. It is above the round trip of any
 	// network that carries speech.
 	suspectAfter = 800 * time.Millisecond
+	// A far end that was heard and is not any more is asked after quietAfter. After quietUntil it has nothing to say.
+	quietAfter = 1500 * time.Millisecond
+	quietUntil = 10 * time.Second
 	// upgradeMin and upgradeMax are between attempts to leave a relay.
 	upgradeMin = time.Second
 	upgradeMax = 15 * time.Second
@@ -67,6 +70,12 @@ func (c *core) newLink(s *rtmfp.Session, exclude netip.AddrPort) *link {
 		}
 	}
 	return l
+}
+
+// doubtful says whether another introduction may help: packets do not arrive, or go by a relay.
+func (l *link) doubtful() bool {
+	i := l.current()
+	return l.suspicious || i >= 0 && l.list[i].relayed
 }
 
 // add remembers a path and returns its index, or -1. A full list loses a path that was never heard.
@@ -129,8 +138,11 @@ func (l *link) answered(ev rtmfp.Event) {
 		return
 	}
 	p := &l.list[i]
-	p.hear(l.c.now)
 	p.loss *= 0.8
+	if l.c.now.Sub(p.heard) > pathFresh {
+		p.loss = 0 // what was lost while it was dead says nothing about it now
+	}
+	p.hear(l.c.now)
 	if p.rtt == 0 {
 		p.rtt = ev.RTT
 	} else {
@@ -240,9 +252,23 @@ func (l *link) tick() {
 	l.measureLoss()
 	since, owes := l.session.UnansweredSince()
 	suspect := owes && now.Sub(since) >= suspectAfter || l.loss > pathBadLoss
+	if i := l.current(); i >= 0 && l != l.c.server {
+		// Whoever only listens is owed nothing: it asks when it becomes quiet.
+		asked := l.list[i].asked
+		suspect = suspect || !asked.IsZero() && now.Sub(asked) >= suspectAfter
+		if quiet := now.Sub(l.session.LastReceived()); asked.IsZero() && quiet >= quietAfter && quiet < quietUntil {
+			l.ask(i)
+		}
+	}
 	if suspect && !l.suspicious {
 		l.settle = later(l.settle, now.Add(settleTime))
 		l.upgrade = upgradeMin
+	}
+	if suspect && !l.suspicious && l != l.c.server && l.c.server != nil {
+		// If it is this end whose address has changed, the server should know before it introduces again.
+		if i := l.c.server.current(); i >= 0 {
+			l.c.server.ask(i)
+		}
 	}
 	l.suspicious = suspect
 	current := l.current()

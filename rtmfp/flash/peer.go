@@ -16,6 +16,54 @@ type peer struct {
 	players []*stream      // that play from it
 	subs    []*subscriber  // of what this end publishes
 	idle    time.Time      // since when there is no stream
+
+	again     *rtmfp.Session // opens only to be introduced again
+	againEnd  time.Time      // of that
+	againNext time.Time      // the next one is not before
+	againWait time.Duration
+}
+
+// Ours to tune.
+const (
+	// introductionTime is how long another introduction may take: two attempts.
+	introductionTime = 3 * time.Second
+	// introductionMin and introductionMax are between introductions, doubled each time: of two that can never be direct the server
+	// hears seldom.
+	introductionMin = 15 * time.Second
+	introductionMax = 4 * time.Minute
+)
+
+// introduce asks the server for the peer's addresses again, and tells the peer this end's. They change when a NAT forgets, and a
+// peer that has opened a session by a relay may never have told. The session that is opened for it ends as a duplicate.
+func (p *peer) introduce() {
+	c := p.c
+	switch {
+	case p.again != nil && !c.now.Before(p.againEnd):
+		s := p.again
+		p.introduced(s)
+		s.Abort(c.now)
+	case p.again == nil && p.link != nil && p.link.doubtful() && c.state == stateUp && !c.now.Before(p.againNext):
+		p.againWait = min(max(2*p.againWait, introductionMin), introductionMax)
+		p.againNext = c.now.Add(p.againWait)
+		s, err := c.e.Open(c.now, p.id.EPD(), rtmfp.Candidate{Interface: rtmfp.AnyInterface, Addr: c.server.session.Path().Addr})
+		if err == nil {
+			s.User, p.again, p.againEnd = p, s, c.now.Add(introductionTime)
+		}
+	case p.link != nil && !p.link.doubtful() && !c.now.Before(p.againNext):
+		p.againWait = 0
+	}
+}
+
+// introduced takes the addresses that an introduction has brought.
+func (p *peer) introduced(s *rtmfp.Session) {
+	p.again = nil
+	if p.link == nil {
+		return
+	}
+	for _, a := range s.Candidates() {
+		p.link.add(a)
+	}
+	p.link.resettle()
 }
 
 func (c *core) peer(id PeerID) *peer {
@@ -80,6 +128,9 @@ func (p *peer) adopt(s *rtmfp.Session) {
 	if p.opening == s {
 		p.opening = nil
 	}
+	if p.again == s {
+		p.again = nil
+	}
 	s.User = p
 	exclude := c.server.session.Path().Addr
 	p.link = c.newLink(s, exclude)
@@ -93,6 +144,10 @@ func (p *peer) adopt(s *rtmfp.Session) {
 
 // failed is the end of an opening session.
 func (p *peer) failed(ev rtmfp.Event) {
+	if p.again == ev.Session {
+		p.introduced(ev.Session)
+		return
+	}
 	if p.opening != ev.Session {
 		return
 	}
@@ -139,7 +194,7 @@ func (p *peer) release() {
 		if p.idle.IsZero() {
 			p.idle = p.c.now
 		}
-		if p.link == nil && p.opening == nil {
+		if p.link == nil && p.opening == nil && p.again == nil {
 			delete(p.c.peers, p.id)
 		}
 	} else {
@@ -156,9 +211,12 @@ func (p *peer) end(status Status) {
 	for _, sub := range slices.Clone(p.subs) {
 		sub.drop(status)
 	}
-	if p.opening != nil {
-		p.opening.Abort(p.c.now)
-		p.opening = nil
+	for _, s := range []**rtmfp.Session{&p.opening, &p.again} {
+		if *s != nil {
+			gone := *s
+			*s = nil
+			gone.Abort(p.c.now)
+		}
 	}
 	delete(p.c.peers, p.id)
 }
@@ -175,6 +233,7 @@ func (p *peer) tick() {
 	if p.link != nil {
 		p.link.tick()
 	}
+	p.introduce()
 	for _, sub := range slices.Clone(p.subs) {
 		if sub.dismissing && !p.c.now.Before(sub.deadline) {
 			sub.dismissed()
@@ -196,6 +255,9 @@ func (p *peer) nextTimer() (at time.Time) {
 		if !p.idle.IsZero() {
 			earlier(p.idle.Add(peerLinger))
 		}
+	}
+	if p.again != nil {
+		earlier(p.againEnd)
 	}
 	for _, sub := range p.subs {
 		if sub.dismissing {
