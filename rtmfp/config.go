@@ -58,6 +58,8 @@ const (
 	// maxGaps bounds the holes in a receiving flow; a fragment that would make another is dropped unacknowledged. The
 	// window of a flow holds less than so many packets at the usual sizes.
 	maxGaps = 512
+	// maxBurst bounds the packets that acknowledgements which were read together let go at once.
+	maxBurst = 96
 	// maxControl bounds the bytes of ping replies that wait for Flush in one session.
 	maxControl = 8192
 	// maxPaced bounds the datagrams of fragmented packets that wait for their turn, in the endpoint.

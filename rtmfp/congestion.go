@@ -10,6 +10,7 @@ type transfer struct {
 	accumulator int // ACKED_BYTES_ACCUMULATOR
 	outstanding int // S_OUTSTANDING_BYTES
 	dataPackets int // DATA_PACKET_COUNT
+	burst       int // what it may come to
 
 	// Of the packet that is being processed.
 	acked          int
@@ -36,7 +37,7 @@ func (s *Session) transferring() *transfer {
 	if s.transfer == nil {
 		smss := s.e.cfg.MaxDatagram
 		s.transfer = &transfer{
-			smss: smss, cwnd: 3 * smss, ssthresh: math.MaxInt, tcSent: longAgo, tcrReceived: longAgo, nextTSN: 1, timeout: never, delayedAck: never,
+			smss: smss, cwnd: 3 * smss, burst: burstLimit, ssthresh: math.MaxInt, tcSent: longAgo, tcrReceived: longAgo, nextTSN: 1, timeout: never, delayedAck: never,
 		}
 	}
 	return s.transfer
@@ -104,7 +105,13 @@ func (t *transfer) afterPacket(s *Session, data bool) {
 		}
 	}
 	if t.anyAcks {
-		t.dataPackets = 0
+		// Deviation: §3.5.2.3 has six packets between acknowledgements, of which the receiver sends one for every two packets. A
+		// receiver that reads packets in batches sends one for many, and a sender may read several at once: that would slow a
+		// session down to six packets in a round trip. So an acknowledgement counts for as many as it stands for.
+		if t.dataPackets > 0 {
+			t.burst, t.dataPackets = 0, 0
+		}
+		t.burst = min(t.burst+burstLimit*max(1, (t.acked/t.smss+1)/2), maxBurst)
 		for f := t.first; f != nil && f.tsn < t.maxTSNAck; {
 			next := f.next
 			t.anyNAKs = true
@@ -161,7 +168,7 @@ func (t *transfer) unflight(f *fragment) {
 // expire is the firing of TIMEOUT_ALARM (§3.6.2.6).
 func (t *transfer) expire(s *Session) {
 	t.timeout = never
-	t.dataPackets = 0
+	t.dataPackets, t.burst = 0, burstLimit
 	wasLoss := t.first != nil
 	for f := t.first; f != nil; {
 		next := f.next

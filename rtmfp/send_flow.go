@@ -613,7 +613,7 @@ func (s *Session) takeControl(p []byte, limit int) []byte {
 // appendUserData fills the packet with user data as far as the transmission budget and the windows of the flows allow.
 func (s *Session) appendUserData(p []byte, limit int) (out []byte, timeCritical bool) {
 	t := s.transfer
-	if t.dataPackets >= burstLimit || t.outstanding >= t.cwnd {
+	if t.dataPackets >= t.burst || t.outstanding >= t.cwnd {
 		return p, false
 	}
 	for _, f := range s.choose() {

@@ -94,6 +94,7 @@ func TestTheUplinkIsABudget(t *testing.T) {
 	if sent < 900_000 || sent > 1_030_000 {
 		t.Errorf("%d bytes in 10 s", sent)
 	}
+	b.allows(now)
 	b.spend(10_000_000)
 	if b.allows(now.Add(999 * time.Millisecond)) {
 		t.Error("the debt is forgotten")
