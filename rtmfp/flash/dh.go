@@ -26,6 +26,7 @@ type group struct {
 	id   Group
 	p    *big.Int
 	high *big.Int // the largest acceptable public key
+	rr   *big.Int // 2^(2*bits of p) modulo p
 	size int      // of p, in bytes
 	// exponent is the length of private keys in bits. RFC 3526 §8 gives two estimates of a group's strength; a private key of
 	// twice the lower one is as strong as the group: 2*90, 2*110, 2*150 bits. For group 2 it is twice the 80 bits of RFC 3766.
@@ -43,7 +44,10 @@ func newGroup(id Group, prime string, exponent int) *group {
 	if !ok {
 		panic("BUG: flash: the prime of " + id.String())
 	}
-	return &group{id: id, p: p, high: new(big.Int).Sub(p, big.NewInt(1<<24)), size: (p.BitLen() + 7) / 8, exponent: exponent}
+	rr := new(big.Int).Lsh(big.NewInt(1), 2*uint(p.BitLen()))
+	return &group{
+		id: id, p: p, high: new(big.Int).Sub(p, big.NewInt(1<<24)), rr: rr.Mod(rr, p), size: (p.BitLen() + 7) / 8, exponent: exponent,
+	}
 }
 
 func groupByID(id Group) *group {
@@ -87,7 +91,7 @@ func (k *privateKey) usable() bool {
 
 // newPrivateKey draws a key pair.
 //
-// math/big does not compute in constant time. What a far end can time is one use of a key that serves for an hour at most,
+// The time that computing takes depends on the key. What a far end can time is one use of a key that serves for an hour at most,
 // mixed with the time that the network takes.
 func (g *group) newPrivateKey(random io.Reader) (*privateKey, error) {
 	for {
@@ -97,7 +101,7 @@ func (g *group) newPrivateKey(random io.Reader) (*privateKey, error) {
 		}
 		x := new(big.Int).SetBytes(b)
 		x.SetBit(x, g.exponent-1, 1)
-		k := &privateKey{group: g, x: x, y: new(big.Int).Exp(generator, x, g.p)}
+		k := &privateKey{group: g, x: x, y: g.power(generator, x)}
 		if k.usable() {
 			k.public = k.y.Bytes()
 			return k, nil
@@ -131,5 +135,5 @@ func (k *privateKey) shared(public []byte) ([]byte, error) {
 	if !k.group.acceptable(y) {
 		return nil, ErrUnacceptableKey
 	}
-	return y.Exp(y, k.x, k.group.p).Bytes(), nil
+	return k.group.power(y, k.x).Bytes(), nil
 }

@@ -99,6 +99,33 @@ func TestSharedSecretsAgree(t *testing.T) {
 	}
 }
 
+// Powers are compared with math/big's, at the ends of all ranges and by chance.
+func TestPowersAreThoseOfMathBig(t *testing.T) {
+	for _, g := range groups {
+		special := []*big.Int{
+			new(big.Int), big.NewInt(1), big.NewInt(2), big.NewInt(31), big.NewInt(32), new(big.Int).Sub(g.p, big.NewInt(1)), new(big.Int).Rsh(g.p, 1),
+			new(big.Int).Lsh(big.NewInt(1), 64), new(big.Int).Lsh(big.NewInt(1), uint(g.exponent)), new(big.Int).Sub(g.p, big.NewInt(1<<24)),
+		}
+		for range 6 {
+			n, err := rand.Int(rand.Reader, g.p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			special = append(special, n, new(big.Int).Rsh(n, uint(8*g.size-g.exponent)))
+		}
+		for _, y := range special {
+			for _, x := range special {
+				if x.BitLen() > g.exponent+1 && g.size > 256 {
+					continue // slow
+				}
+				if got, want := g.power(y, x), new(big.Int).Exp(y, x, g.p); got.Cmp(want) != 0 {
+					t.Fatalf("%v: %x^%x is %x, want %x", g.id, y, x, got, want)
+				}
+			}
+		}
+	}
+}
+
 // BenchmarkRespond is what a connecting client costs a server in cryptography.
 func BenchmarkRespond(b *testing.B) {
 	for _, g := range []Group{Group2, Group5, Group14, Group16} {
