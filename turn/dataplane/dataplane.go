@@ -5,6 +5,9 @@
 // allocation for each packet. kernel is the same threads, but relayed ports are entries of a table instead of sockets: an eBPF program brings what comes to them, and
 // a raw socket sends from them. All keep to one seam, engine, so that policy, limits, counters and administration are the same.
 //
+// In front of the socket and the kernel engine stands the offload, a cache of established flows (turn.Offload): an eBPF program at the interfaces (XDP)
+// relays their packets as they come in. Whatever is not in the cache, and every doubt, passes to the engine unchanged, which relays the same packet.
+//
 // # Limitations
 //
 // A listener with a wildcard address answers from the address the request came to only where the system tells it: on
@@ -14,6 +17,13 @@
 // the port while it is allocated (net.ipv4.ip_local_reserved_ports keeps them apart). A socket that is bound to a device is not seen by the check of
 // whether a port is free. All relayed ports of a shard share one receive buffer: a flood of datagrams to one of them is dropped together with some of the
 // others'. Fragments of datagrams that are wider than the path are 1,280 bytes, or 576, long.
+//
+// The offload: what it relays is seen neither by the host's firewall and connection tracking nor by its packet captures; DSCP and ECN are not carried
+// over, as by the engines. It does not verify UDP checksums: a datagram that came damaged leaves as damaged, and its receiver drops it. It takes
+// packets without IP options and extension headers, that are no fragments, and no streams; of Send indications those of PEER-ADDRESS and DATA alone;
+// frames of 60 bytes at least; one VLAN tag. A bridge has no program: where the address is on one, the engine relays. Since programs
+// that are loaded once do not learn of it, a listener's port must be given, not left to the system. The counters in a flow are read once a second and
+// when somebody asks: a permission of draft-08 that such a flow keeps alive is known to the core that much later. The object is little-endian.
 package dataplane
 
 import (
