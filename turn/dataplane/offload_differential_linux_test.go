@@ -324,6 +324,13 @@ const (
 	xdpRedirect = 4
 )
 
+// forget ends what the program knows of routes, which it asks for again after a quarter of a second.
+func (b *rig) forget() {
+	for i := range b.o.table.slots {
+		b.o.table.slots[i].routeUntil.Store(0)
+	}
+}
+
 // run gives a frame to the program.
 func (b *rig) run(iface string, frame []byte) (verdict uint32, out []byte) {
 	b.t.Helper()
@@ -723,6 +730,7 @@ func TestOffloadPassesEveryDoubt(t *testing.T) {
 		if err := netlink.NeighDel(gone); err != nil {
 			t.Fatal(err)
 		}
+		b.forget()
 		if got := b.compare("c", up.build()); got != "pass" {
 			t.Errorf("no neighbour: %s", got)
 		}
@@ -737,6 +745,11 @@ func TestOffloadPassesEveryDoubt(t *testing.T) {
 		nowhere := &netlink.Route{Dst: &net.IPNet{IP: peer.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Type: unix.RTN_BLACKHOLE}
 		if err := netlink.RouteAdd(nowhere); err != nil {
 			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // this time by itself
+			if verdict, _ := b.run("c", up.build()); verdict == xdpPass {
+				break
+			}
 		}
 		if got := b.compare("c", up.build()); got != "pass" {
 			t.Errorf("a blackhole: %s", got)

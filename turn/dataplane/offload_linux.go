@@ -89,6 +89,7 @@ func newOffload(cfg *Config) (_ *offload, err error) {
 	flows, meters := min(max(leastFlows, flowsPerAllocation*ports), mostFlows), min(max(leastFlows, ports), mostMeters)
 	spec.Maps["flows"].MaxEntries = uint32(flows)
 	spec.Maps["slots"].MaxEntries = uint32(flows)
+	spec.Maps["hops"].MaxEntries = uint32(flows)
 	spec.Maps["meters"].MaxEntries = uint32(meters)
 	var listeners [maxOffloadPorts]uint16
 	count := uint32(0)

@@ -46,9 +46,14 @@ const (
 
 type offloadSlot struct {
 	until, packets, bytes, last atomic.Uint64
-	hop                         offloadAddress
-	iface                       uint32
-	_                           [3]uint32
+	routeUntil                  atomic.Uint64
+	_                           [24]byte // the route, the program's own
+}
+
+type offloadHop struct {
+	neighbour offloadAddress
+	iface     uint32
+	_         [3]uint32
 }
 
 type offloadMeter struct {
@@ -64,6 +69,8 @@ const (
 	_ = uint(72 - unsafe.Sizeof(offloadFlow{}))
 	_ = uint(unsafe.Sizeof(offloadSlot{}) - 64)
 	_ = uint(64 - unsafe.Sizeof(offloadSlot{}))
+	_ = uint(unsafe.Sizeof(offloadHop{}) - 32)
+	_ = uint(32 - unsafe.Sizeof(offloadHop{}))
 	_ = uint(unsafe.Sizeof(offloadMeter{}) - 32)
 	_ = uint(32 - unsafe.Sizeof(offloadMeter{}))
 )
@@ -123,18 +130,19 @@ func flowOf(f *turn.Flow) (v offloadFlow) {
 
 // table is the flows and budgets of all shards, which the program reads. Its lock is taken when a flow comes or goes, never for a packet.
 type table struct {
-	flows                   *ebpf.Map
-	slotMemory, meterMemory []byte
-	slots                   []offloadSlot // in slotMemory
-	meters                  []offloadMeter
-	freeSlots, freeMeters   freeList
-	keys                    []offloadKey // by slot
-	shards                  []int32      // by slot: the shard plus one, 0 when it is free
-	meterShards             []int32      // by meter
-	used                    int
-	refused                 uint64
-	base                    time.Time // and what the kernel's clock showed then
-	baseNanoseconds         int64
+	flows                              *ebpf.Map
+	slotMemory, meterMemory, hopMemory []byte
+	slots                              []offloadSlot // in slotMemory
+	hopsOf                             []offloadHop
+	meters                             []offloadMeter
+	freeSlots, freeMeters              freeList
+	keys                               []offloadKey // by slot
+	shards                             []int32      // by slot: the shard plus one, 0 when it is free
+	meterShards                        []int32      // by meter
+	used                               int
+	refused                            uint64
+	base                               time.Time // and what the kernel's clock showed then
+	baseNanoseconds                    int64
 }
 
 // freeList gives the index that was freed first: a processor that still has the flow of before in hand is then long done with it.
@@ -180,10 +188,15 @@ func newTable(programs *ebpf.Collection, flows, meters int) (t *table, err error
 	if t.slotMemory, err = mapMemory(programs.Maps["slots"], flows*int(unsafe.Sizeof(offloadSlot{}))); err != nil {
 		return nil, err
 	}
+	if t.hopMemory, err = mapMemory(programs.Maps["hops"], flows*int(unsafe.Sizeof(offloadHop{}))); err != nil {
+		t.close()
+		return nil, err
+	}
 	if t.meterMemory, err = mapMemory(programs.Maps["meters"], meters*int(unsafe.Sizeof(offloadMeter{}))); err != nil {
 		t.close()
 		return nil, err
 	}
+	t.hopsOf = unsafe.Slice((*offloadHop)(unsafe.Pointer(&t.hopMemory[0])), flows)
 	t.slots = unsafe.Slice((*offloadSlot)(unsafe.Pointer(&t.slotMemory[0])), flows)
 	t.meters = unsafe.Slice((*offloadMeter)(unsafe.Pointer(&t.meterMemory[0])), meters)
 	return t, nil
@@ -195,8 +208,8 @@ func mapMemory(m *ebpf.Map, size int) ([]byte, error) {
 }
 
 func (t *table) close() {
-	t.slots, t.meters = nil, nil
-	for _, m := range [][]byte{t.slotMemory, t.meterMemory} {
+	t.slots, t.meters, t.hopsOf = nil, nil, nil
+	for _, m := range [][]byte{t.slotMemory, t.meterMemory, t.hopMemory} {
 		if m != nil {
 			_ = unix.Munmap(m)
 		}
@@ -295,7 +308,7 @@ func (o *offload) Add(f *turn.Flow) (uint32, bool) {
 	s.packets.Store(0)
 	s.bytes.Store(0)
 	s.last.Store(0)
-	s.iface = 0
+	s.routeUntil.Store(0)
 	if err := t.flows.Update(bytesOf(&key), bytesOf(&value), ebpf.UpdateNoExist); err != nil { // full, or the key of another shard's flow that ends
 		t.refused++
 		t.freeSlots.put(id)
@@ -366,7 +379,8 @@ func (t *table) hops(since time.Time) map[neighbour]bool {
 		if t.shards[id] == 0 || s.packets.Load() == 0 || s.last.Load() < after || len(seen) >= maxNeighbours {
 			continue
 		}
-		seen[neighbour{int(s.iface), netip.AddrFrom16(s.hop).Unmap()}] = true
+		h := &t.hopsOf[id]
+		seen[neighbour{int(h.iface), netip.AddrFrom16(h.neighbour).Unmap()}] = true
 	}
 	return seen
 }
