@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // words is a gate for tests: "hello…" passes, "welcome N" from the other side of an earlier "hello" opens, the rest is opaque. What follows the
@@ -259,30 +258,10 @@ func TestAnOpenGateCostsNoAllocation(t *testing.T) {
 	same(t, "dropped", s.did(DropPayload)+s.did(DropPeerPayload), uint64(0))
 }
 
-// fakeOffload takes every flow.
-type fakeOffload struct {
-	Offload
-	flows []Flow
-}
-
-func (o *fakeOffload) OpenMeter(time.Time, Meter) (uint32, bool) { return 1, true }
-func (o *fakeOffload) Take(time.Time, uint32, int) bool          { return true }
-func (o *fakeOffload) CloseMeter(now time.Time, _ uint32) Meter {
-	return Meter{PacketsFull: now, BytesFull: now}
-}
-func (o *fakeOffload) Add(f *Flow) (uint32, bool) {
-	o.flows = append(o.flows, *f)
-	return uint32(len(o.flows)), true
-}
-func (o *fakeOffload) Extend(uint32, time.Time) {}
-func (o *fakeOffload) Usage(uint32) Usage       { return Usage{} }
-func (o *fakeOffload) Remove(uint32) Usage      { return Usage{} }
-
 // What the kernel relays is not looked at any more, so it is given open flows only.
 func TestAFlowIsOffloadedWhenItsGateIsOpen(t *testing.T) {
 	s := newServer(t, gatedSetup())
-	o := &fakeOffload{}
-	s.cores[0].cfg.Offload = o
+	o := s.offloads[0]
 	c := s.client("10.1.2.3:4000").allocate()
 	const peer = "203.0.113.7:1935"
 	for range 3 {
