@@ -45,6 +45,7 @@ const (
 const (
 	ringTime     = 60 * time.Second // nobody answers after that
 	reachTime    = 95 * time.Second // RFC 7016 §3.5.1.1.1: a session opens by then or never
+	joinTime     = 20 * time.Second // how long the media streams of an accepted call may take to open
 	memberTime   = 40 * time.Second // how long a member that was announced may take to ring
 	endedTime    = 8 * time.Second  // how long an ended call is shown
 	maxCalls     = 3                // each costs a copy of our media on the uplink: a mesh of four
@@ -86,6 +87,8 @@ type call struct {
 	state    callState
 	caller   bool // we placed it, so our stream is media-caller
 	reached  bool // they know of it: it rings there
+	takes    bool // the peer subscribes to what we publish
+	heard    bool // something has come by its media streams, either way
 	member   bool // brought in by a member of the conference: accepted without asking
 	began    time.Time
 	answered time.Time
@@ -199,7 +202,8 @@ func (s *switchboard) place(now time.Time, peer, name, control string) bool {
 	return true
 }
 
-// ring decides about a peer that subscribes to our control stream: false refuses it.
+// ring decides about a peer that subscribes to our control stream: false refuses it. If there is a call with the peer already and it stays, the
+// shell keeps the subscription, and asks again when that call has ended.
 func (s *switchboard) ring(now time.Time, peer string) bool {
 	c := s.live(peer)
 	switch {
@@ -208,12 +212,8 @@ func (s *switchboard) ring(now time.Time, peer string) bool {
 	case c == nil && s.count() >= maxCalls:
 		return false
 	case c == nil:
-	case c.state == stateRinging && s.self < peer:
-		// Glare: both sides called. The smaller ID stays the caller; the other side sees our ring and answers it. Its own subscription
-		// is left alone until it closes it, or we hang up.
-		return true
-	case c.state == stateRinging:
-		// Glare, and we are the one to answer. They want to talk to us and we to them: nobody needs to be asked.
+	case c.state == stateRinging && peer < s.self:
+		// Glare: both sides called. The smaller ID stays the caller, so we are the one to answer. They want to talk to us and we to them: nobody needs to be asked.
 		s.do(actionClose, c, "")
 		s.remove(c)
 		n := s.add(c.began, peer, c.name, stateIncoming)
@@ -222,12 +222,11 @@ func (s *switchboard) ring(now time.Time, peer string) bool {
 		s.accept(now, n.leg)
 		return true
 	default:
-		// A second subscription beside a call that waits or goes on: the peer has lost the first one and calls anew.
-		s.end(now, c, endLost, "")
+		// Beside a call there is no other one. It is the other end of glare, which the peer closes when it answers us, also when it comes
+		// late; or the peer has hung up and calls again, and one has overtaken the other. So it waits for the end of the call.
+		return true
 	}
-	if c == nil {
-		s.forget(now)
-	}
+	s.forget(now)
 	c = s.add(now, peer, "", stateIncoming)
 	c.until = now.Add(ringTime)
 	c.member = s.isExpected(now, peer)
@@ -238,13 +237,25 @@ func (s *switchboard) ring(now time.Time, peer string) bool {
 	return true
 }
 
-// admit decides about a peer that subscribes to one of our media streams.
-func (s *switchboard) admit(peer, stream string) bool {
-	c := s.live(peer)
-	if c == nil {
-		return false
+// admission is what becomes of a subscription to one of our media streams.
+type admission uint8
+
+const (
+	refuse admission = iota
+	hold             // nothing is sent on it; it may belong to a call that is about to ring
+	take
+)
+
+// admit decides about a peer that subscribes to one of our media streams. Who calls us subscribes to media-callee as well as to our control
+// stream, and the two overtake each other; without another call nothing would be published yet, and the subscription would wait.
+func (s *switchboard) admit(peer, stream string) admission {
+	switch c := s.live(peer); {
+	case c != nil && c.caller == (stream == mediaCaller):
+		return take
+	case stream == mediaCallee && isPeerID(peer) && (c != nil || s.count() < maxCalls):
+		return hold
 	}
-	return c.caller == (stream == mediaCaller)
+	return refuse
 }
 
 // subscribed is told that the peer receives what we publish.
@@ -253,11 +264,21 @@ func (s *switchboard) subscribed(now time.Time, leg int) {
 	if c == nil || c.state == stateEnded {
 		return
 	}
-	if c.caller && c.state == stateRinging {
-		s.reachedBy(now, c)
+	s.heardOf(c)
+	if c.caller {
+		// In glare the answer can be here before they hear who calls.
+		if c.state == stateRinging {
+			s.reachedBy(now, c)
+		}
 		s.do(actionSend, c, onIncomingCall, s.name)
 	}
-	if !c.caller && c.state == stateInCall {
+	c.takes = true
+	s.welcome(c)
+}
+
+// welcome tells a peer whose call is accepted, once it can be told.
+func (s *switchboard) welcome(c *call) {
+	if !c.caller && c.state == stateInCall && c.takes {
 		s.do(actionSend, c, onCallAccepted, s.name)
 		s.introduce(c)
 	}
@@ -282,6 +303,7 @@ func (s *switchboard) message(now time.Time, leg int, function string, args []st
 	if c == nil || c.state == stateEnded {
 		return
 	}
+	s.heardOf(c)
 	arg := func(i int) string {
 		if i < len(args) {
 			return args[i]
@@ -382,8 +404,12 @@ func (s *switchboard) accept(now time.Time, leg int) {
 	if c == nil || c.state != stateIncoming {
 		return
 	}
-	c.state, c.answered, c.until = stateInCall, now, time.Time{}
+	c.state, c.answered = stateInCall, now
+	if c.until = (time.Time{}); !c.heard {
+		c.until = now.Add(joinTime)
+	}
 	s.do(actionAnswer, c, mediaCallee)
+	s.welcome(c)
 }
 
 // hangUp ends a call, whatever its state: an incoming one is refused.
@@ -443,11 +469,26 @@ func (s *switchboard) closed(now time.Time, leg int, refused bool, code string) 
 	s.end(now, c, reason, code)
 }
 
-// ringerLeft is told that the peer has left our control stream. A caller stays there for the whole call, so only an unanswered ring ends by
-// it; in glare the side that answers leaves it on its own.
+// ringerLeft is told that the peer has left our control stream. A caller stays there for the whole call; once there are media streams it is
+// those that tell the end, because in glare the side that answers leaves the control stream on its own.
 func (s *switchboard) ringerLeft(now time.Time, leg int) {
-	if c := s.byLeg(leg); c != nil && c.state == stateIncoming {
+	c := s.byLeg(leg)
+	switch {
+	case c == nil || c.caller:
+	case c.state == stateIncoming:
 		s.end(now, c, endMissed, "")
+	case c.state == stateInCall && !c.heard:
+		s.end(now, c, endLost, "")
+	}
+}
+
+// heardOf notes that the media streams of a call work.
+func (s *switchboard) heardOf(c *call) {
+	if !c.heard {
+		c.heard = true
+		if c.state == stateInCall {
+			c.until = time.Time{}
+		}
 	}
 }
 
@@ -504,6 +545,8 @@ func (s *switchboard) tick(now time.Time) {
 		case stateIncoming:
 			s.do(actionDecline, c, onCallRefused, string(endNoAnswer))
 			s.end(now, c, endMissed, "")
+		case stateInCall:
+			s.end(now, c, endLost, "")
 		}
 	}
 	s.forget(now)

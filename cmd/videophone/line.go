@@ -16,6 +16,8 @@ const onNeedKey = "onNeedKey"
 
 // Ours to tune.
 const (
+	maxEarly   = 8  // subscriptions that are held for calls that are about to ring
+	maxAhead   = 64 // messages that are here before the word that the call is accepted
 	maxPending = 16 // calls of functions that wait for the peer's subscription
 	// plainAfter is how long a peer may take to say which codecs it shows. After that it is taken for a Flash Player.
 	plainAfter = 3 * time.Second
@@ -27,9 +29,11 @@ type line struct {
 	peer    string
 	control *flash.NetStream // we ring there
 	ringer  *flash.NetStream // they ring here
+	next    *flash.NetStream // they ring again
 	in      *flash.NetStream // what they publish
 	out     *flash.NetStream // their subscription to what we publish
 	pending []action         // for out, while there is none
+	ahead   []flash.Message  // of in, while the call is not accepted
 
 	greeted   bool
 	safety    *safety
@@ -51,20 +55,30 @@ type line struct {
 
 // rung decides about a peer that subscribes to a control stream of ours.
 func (p *phone) rung(sub *flash.NetStream) bool {
+	sub.OnNetStatus = func(s flash.Status) { p.streamStatus(sub, s) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now, peer := time.Now(), sub.FarID().String()
-	if p.board == nil || !p.board.ring(now, peer) {
+	return p.board != nil && p.rings(sub)
+}
+
+func (p *phone) rings(sub *flash.NetStream) bool {
+	peer, before := sub.FarID().String(), 0
+	if c := p.board.live(sub.FarID().String()); c != nil {
+		before = c.leg
+	}
+	if !p.board.ring(time.Now(), peer) {
 		return false
 	}
 	c := p.board.live(peer)
-	if c == nil {
-		return false
-	}
 	l := p.line(c)
-	l.ringer = sub
-	leg := c.leg
-	sub.OnNetStatus = func(s flash.Status) { p.streamStatus(leg, sub, s) }
+	old := &l.ringer
+	if c.leg == before {
+		old = &l.next
+	}
+	if was := *old; was != nil {
+		p.later(func() { was.Close() })
+	}
+	*old = sub
 	p.later(p.settle)
 	p.dirty = true
 	return true
@@ -72,22 +86,67 @@ func (p *phone) rung(sub *flash.NetStream) bool {
 
 // subscribes decides about a peer that subscribes to what we publish.
 func (p *phone) subscribes(stream string, sub *flash.NetStream) bool {
+	sub.OnNetStatus = func(s flash.Status) { p.streamStatus(sub, s) }
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	peer := sub.FarID().String()
-	if p.board == nil || !p.board.admit(peer, stream) {
+	if p.board == nil {
 		return false
 	}
-	c := p.board.live(peer)
+	peer := sub.FarID().String()
+	switch p.board.admit(peer, stream) {
+	case hold:
+		return p.hold(peer, sub)
+	case refuse:
+		return false
+	}
+	p.attach(p.board.live(peer), sub)
+	return true
+}
+
+// held is a subscription that no call claims yet.
+type held struct {
+	stream *flash.NetStream
+	until  time.Time
+}
+
+// hold keeps a subscription for a call that is about to ring.
+func (p *phone) hold(peer string, sub *flash.NetStream) bool {
+	if old, ok := p.early[peer]; ok {
+		p.later(func() { old.stream.Close() })
+	} else if len(p.early) >= maxEarly {
+		return false
+	}
+	p.early[peer] = held{sub, time.Now().Add(joinTime)}
+	return true
+}
+
+// claim gives a call the subscription that was held for it.
+func (p *phone) claim(c *call) {
+	if h, ok := p.early[c.peer]; ok {
+		delete(p.early, c.peer)
+		p.attach(c, h.stream)
+	}
+}
+
+// release lets go of subscriptions that no call has claimed in time.
+func (p *phone) release(now time.Time) {
+	for peer, h := range p.early {
+		if now.After(h.until) {
+			delete(p.early, peer)
+			_ = h.stream.Close() // it may be closed
+		}
+	}
+}
+
+// attach makes a subscription that of a call.
+func (p *phone) attach(c *call, sub *flash.NetStream) {
 	l := p.line(c)
 	if old := l.out; old != nil {
 		p.later(func() { old.Close() })
 	}
 	l.out, l.primed = sub, false
 	leg := c.leg
-	sub.OnNetStatus = func(s flash.Status) { p.streamStatus(leg, sub, s) }
 	p.later(func() { p.connected(leg) })
-	return true
 }
 
 // connected is told when the peer's subscription can be sent to.
@@ -153,6 +212,10 @@ func (p *phone) follow(c *call) {
 				p.failed(err)
 			}
 		}
+		for _, m := range l.ahead {
+			p.take(l, m)
+		}
+		l.ahead = nil
 		p.media.key++
 		p.startPublishing()
 	}
@@ -235,13 +298,9 @@ func (p *phone) act(a action) {
 		p.newest.Path, p.newest.Candidate = "", ""
 		l := p.line(c)
 		l.in = p.play(l, a.text)
+		p.claim(c)
 	case actionAnswer:
 		p.offer(a.text)
-		if l := p.lines[a.leg]; l != nil && l.out != nil {
-			// They subscribed while we published to others; now they are to get something.
-			leg := a.leg
-			p.later(func() { p.connected(leg) })
-		}
 	case actionSend:
 		if l := p.lines[a.leg]; l != nil {
 			p.tell(l, a)
@@ -291,7 +350,7 @@ func (p *phone) play(l *line, name string) *flash.NetStream {
 	}
 	s := flash.NewNetStream(p.nc, id)
 	leg := l.leg
-	s.OnNetStatus = func(st flash.Status) { p.streamStatus(leg, s, st) }
+	s.OnNetStatus = func(st flash.Status) { p.streamStatus(s, st) }
 	s.OnMessage = func(m flash.Message) { p.received(leg, m) }
 	s.Client = map[string]func([]any){}
 	for _, f := range callFunctions {
@@ -335,6 +394,13 @@ func (p *phone) closeLine(leg int) {
 			_ = s.Close() // it may be closed
 		}
 	}
+	if again := l.next; again != nil {
+		p.later(func() {
+			if p.board == nil || !p.rings(again) {
+				_ = again.Close() // it may be closed
+			}
+		})
+	}
 	for name, s := range p.offered {
 		if !slices.ContainsFunc(p.board.calls, func(c *call) bool {
 			return c.leg != leg && c.state != stateEnded && c.caller == (name == mediaCaller)
@@ -358,17 +424,7 @@ func (p *phone) stopRecording(l *line) {
 // status is told what happens to the connection, and to peers.
 func (p *phone) status(e flash.NetStatusEvent) {
 	if e.Stream != nil {
-		p.mu.Lock()
-		leg := 0
-		for n, l := range p.lines {
-			if e.Stream == l.in || e.Stream == l.out || e.Stream == l.control || e.Stream == l.ringer {
-				leg = n
-			}
-		}
-		p.mu.Unlock()
-		if leg != 0 {
-			p.streamStatus(leg, e.Stream, e.Status)
-		}
+		p.streamStatus(e.Stream, e.Status)
 		return
 	}
 	switch e.Code {
@@ -382,29 +438,45 @@ func (p *phone) status(e flash.NetStatusEvent) {
 	}
 }
 
-// streamStatus is told what happens to a stream of a call.
-func (p *phone) streamStatus(leg int, s *flash.NetStream, status flash.Status) {
+// streamStatus is told what happens to a stream, by itself or by the connection.
+func (p *phone) streamStatus(s *flash.NetStream, status flash.Status) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	l := p.lines[leg]
-	if l == nil || p.board == nil || s != l.in && s != l.out && s != l.control && s != l.ringer {
-		return // of a stream that was replaced
+	var l *line
+	for _, x := range p.lines {
+		if s == x.in || s == x.out || s == x.control || s == x.ringer || s == x.next {
+			l = x
+		}
 	}
-	switch status.Code {
-	case flash.NetStreamPlayStart:
-		if s == l.control {
-			p.board.reached(time.Now(), leg)
+	if l == nil || p.board == nil {
+		return // of a stream that was replaced, or that no call has claimed
+	}
+	if s == l.next {
+		if closes(status.Code) {
+			l.next = nil
 		}
-	case flash.NetStreamConnectRejected:
-		p.board.closed(time.Now(), leg, true, status.Code)
-	case flash.NetStreamConnectFailed, flash.NetStreamConnectClosed, flash.NetStreamPlayFailed, flash.NetStreamPlayStreamNotFound, flash.NetStreamPlayUnpublishNotify:
-		if s == l.ringer {
-			p.board.ringerLeft(time.Now(), leg)
-		} else {
-			p.board.closed(time.Now(), leg, false, status.Code)
-		}
+		return
+	}
+	leg := l.leg
+	switch {
+	case status.Code == flash.NetStreamPlayStart && s == l.control:
+		p.board.reached(time.Now(), leg)
+	case closes(status.Code) && s == l.ringer:
+		p.board.ringerLeft(time.Now(), leg)
+	case closes(status.Code):
+		p.board.closed(time.Now(), leg, status.Code == flash.NetStreamConnectRejected, status.Code)
 	}
 	p.settle()
+}
+
+// closes reports whether a status is the end of its stream.
+func closes(code string) bool {
+	switch code {
+	case flash.NetStreamConnectRejected, flash.NetStreamConnectFailed, flash.NetStreamConnectClosed, flash.NetStreamPlayFailed,
+		flash.NetStreamPlayStreamNotFound, flash.NetStreamPlayUnpublishNotify:
+		return true
+	}
+	return false
 }
 
 func (p *phone) closed(leg int, refused bool, code string) {

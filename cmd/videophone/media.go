@@ -64,7 +64,8 @@ func (p *phone) talking() (lines []*line) {
 		return nil
 	}
 	for _, c := range p.board.calls {
-		if l := p.lines[c.leg]; c.state == stateInCall && l != nil && l.out != nil {
+		// Not before the peer has been told that the call is accepted: on the flow of data that stands in front.
+		if l := p.lines[c.leg]; c.state == stateInCall && c.takes && l != nil && l.out != nil {
 			lines = append(lines, l)
 		}
 	}
@@ -108,13 +109,25 @@ func (p *phone) received(leg int, m flash.Message) {
 	if l == nil || p.board == nil {
 		return
 	}
-	if c := p.board.byLeg(leg); c == nil || c.state != stateInCall {
+	switch c := p.board.byLeg(leg); {
+	case c == nil || c.state == stateEnded:
+		return
+	case c.state != stateInCall:
+		// Sound and pictures have flows of their own, so they may overtake the word that the call is accepted.
+		if len(l.ahead) < maxAhead && m.Type != flash.MessageDataAMF0 && m.Type != flash.MessageDataAMF3 {
+			l.ahead = append(l.ahead, m)
+		}
 		return
 	}
+	p.take(l, m)
+}
+
+// take records a message and gives it to the page.
+func (p *phone) take(l *line, m flash.Message) {
 	if l.recorder != nil {
 		l.recorder.write(m)
 	}
-	f, err := frameOf(leg, m)
+	f, err := frameOf(l.leg, m)
 	switch {
 	case err == nil:
 		if !p.hub.play(f) && f.kind == kindVideo && f.packet == packetConfig {

@@ -55,7 +55,8 @@ type phone struct {
 	named   chan struct{} // closed when there is a name
 	phase   string        // name, connecting, online, failed
 	trouble string
-	listing string // why others do not find our name
+	listed  bool   // others find our name
+	listing string // why they do not
 	nc      *flash.NetConnection
 	key     ed25519.PrivateKey
 	dir     *directory
@@ -63,7 +64,8 @@ type phone struct {
 	lines   map[int]*line
 	offered map[string]*flash.NetStream
 	control []*flash.NetStream
-	todo    []func() // after the callback that is running
+	early   map[string]held // by peer
+	todo    []func()        // after the callback that is running
 	online  map[string]string
 	chat    []saying
 	nat     natView
@@ -83,7 +85,7 @@ func newPhone(opt options, h *hub, book *keyBook, out io.Writer) (*phone, error)
 		return nil, fmt.Errorf("videophone: --mms-config: %w", err)
 	}
 	p := &phone{opt: opt, out: out, hub: h, mms: mms, wake: make(chan struct{}, 1), book: book, named: make(chan struct{}), phase: "name",
-		lines: map[int]*line{}, offered: map[string]*flash.NetStream{}, online: map[string]string{}, over: make(chan struct{})}
+		lines: map[int]*line{}, offered: map[string]*flash.NetStream{}, early: map[string]held{}, online: map[string]string{}, over: make(chan struct{})}
 	p.nat = natView{State: "none", Servers: p.natServers()}
 	p.media.target.Audio = audioRate
 	p.media.target.Codec = string(flash.VP8)
@@ -199,7 +201,11 @@ func (p *phone) measured(r *nattest.Report, err error) {
 
 // session is one connection to the service, from connecting to its end.
 func (p *phone) session(ctx context.Context) error {
-	nc := flash.NewNetConnection(flash.Config{MMS: p.mms, DialRelay: dialRelay, FlashVersion: "STILE " + version(), Uplink: p.opt.uplink})
+	cfg := flash.Config{MMS: p.mms, DialRelay: dialRelay, FlashVersion: "STILE " + version(), Uplink: p.opt.uplink}
+	if p.opt.publish != "" {
+		cfg.AudioLifetime, cfg.VideoLifetime = -1, -1 // nobody answers a film: what is late is still wanted
+	}
+	nc := flash.NewNetConnection(cfg)
 	nc.OnNetStatus = p.status
 	p.update(func() { p.phase, p.nc = "connecting", nc })
 	defer nc.Close()
@@ -223,7 +229,7 @@ func (p *phone) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var group sync.WaitGroup
-	group.Go(func() { p.listed(ctx) })
+	group.Go(func() { p.keepName(ctx) })
 	group.Go(func() { p.presence(ctx) })
 	if p.opt.call != "" {
 		group.Go(func() { p.dial(ctx, p.opt.call) })
@@ -239,7 +245,7 @@ func (p *phone) session(ctx context.Context) error {
 			p.settle()
 		}
 	})
-	if p.listing == "" {
+	if p.listed {
 		bye, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		_ = p.dir.release(bye, p.name) // the name is free when the session ends anyway
 		done()
@@ -247,7 +253,7 @@ func (p *phone) session(ctx context.Context) error {
 	cancel()
 	group.Wait()
 	p.update(func() {
-		p.board, p.lines, p.offered, p.control = nil, map[int]*line{}, map[string]*flash.NetStream{}, nil
+		p.listed, p.board, p.lines, p.offered, p.control, p.early = false, nil, map[int]*line{}, map[string]*flash.NetStream{}, nil, map[string]held{}
 	})
 	return nil
 }
@@ -265,8 +271,8 @@ func (p *phone) publishControl() error {
 	return nil
 }
 
-// listed keeps our name in the directory.
-func (p *phone) listed(ctx context.Context) {
+// keepName keeps our name in the directory.
+func (p *phone) keepName(ctx context.Context) {
 	for {
 		err := p.dir.register(ctx, p.name, p.nc.NearID().String())
 		if ctx.Err() != nil {
@@ -280,7 +286,7 @@ func (p *phone) listed(ctx context.Context) {
 			if words != p.listing && words != "" {
 				p.logf("%s", words)
 			}
-			p.listing = words
+			p.listed, p.listing = err == nil, words
 		})
 		wait := directoryRefresh
 		if err != nil && !errors.Is(err, errNameRefused) {
@@ -393,6 +399,7 @@ func (p *phone) keep(ctx context.Context) {
 		if p.board != nil {
 			p.board.tick(now)
 			p.settle()
+			p.release(now)
 		}
 		if now.Sub(second) >= time.Second {
 			p.figures(now, now.Sub(second))

@@ -16,6 +16,7 @@ type view struct {
 	Name    string       `json:"name"`
 	ID      string       `json:"id"`
 	Server  string       `json:"server"`
+	Listed  bool         `json:"listed"`  // others find the name
 	Relayed bool         `json:"relayed"` // the service is reached by way of the proxy
 	Trouble string       `json:"trouble"`
 	Calls   []viewCall   `json:"calls"`
@@ -57,7 +58,7 @@ type viewLine struct {
 
 func (p *phone) view() view {
 	p.media.target.Key = p.media.key
-	v := view{Phase: p.phase, Name: p.name, Server: p.opt.server, Trouble: cmp.Or(p.trouble, p.listing), Calls: []viewCall{}, Friends: []viewFriend{},
+	v := view{Phase: p.phase, Name: p.name, Server: p.opt.server, Listed: p.listed, Trouble: cmp.Or(p.trouble, p.listing), Calls: []viewCall{}, Friends: []viewFriend{},
 		Chat: []viewLine{}, Media: p.media.target, Nat: p.nat}
 	if p.nc != nil && p.phase == "online" {
 		v.Relayed = p.nc.Path().Relayed
