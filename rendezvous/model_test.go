@@ -216,7 +216,7 @@ func FuzzClient(f *testing.F) {
 			return
 		}
 		if p == nil || p.session.State() != rtmfp.StateOpen || len(w.cores[0].clients) != 1 {
-			w = newWorld(f, setup{})
+			w = newWorld(t, setup{})
 			p = w.client("203.0.113.1:5000", "").dial("rtmfp://x/k")
 			p.control.Begin(w.now)
 			w.run(second)
