@@ -265,17 +265,39 @@ func (o *offload) describe(links []netlink.Link) error {
 			if copy(mac[:], attrs.HardwareAddr) != 6 {
 				continue // a tunnel without Ethernet
 			}
+			mac[6] = 1 // known
 			ways[uint32(attrs.Index)], at[place] = w, mac
 		}
 	}
 	if err := replace(o.programs.Maps["places"], n.at, at); err != nil {
 		return err
 	}
+	for place := range n.at { // those that are gone as well
+		if err := o.near(place, at[place]); err != nil {
+			return err
+		}
+	}
+	for place, mac := range at {
+		if err := o.near(place, mac); err != nil {
+			return err
+		}
+	}
 	if err := replace(o.programs.Maps["ways"], n.ways, ways); err != nil {
 		return err
 	}
 	n.ways, n.at = ways, at
 	return nil
+}
+
+// smallIndex is SMALL_INDEX of bpf/offload.c.
+const smallIndex = 256
+
+// near writes the MAC of an interface where the program finds it without a hash.
+func (o *offload) near(p offloadPlace, mac offloadMAC) error {
+	if p.iface >= smallIndex || p.protocol != (offloadPort{}) {
+		return nil
+	}
+	return o.programs.Maps["near"].Put(p.iface, bytesOf(&mac))
 }
 
 // replace makes a map of the kernel what now is; it was before.

@@ -37,6 +37,7 @@ static __u32 (*bpf_get_prandom_u32)(void) = (void *)BPF_FUNC_get_prandom_u32;
 #define SECOND 1000000000ULL
 #define TRIES 4 /* of an exchange that another processor spoils */
 #define LISTENERS 16
+#define SMALL_INDEX 256
 /* A route holds for so long: asking the kernel takes 230 ns of 480. What it says later takes effect that much later. */
 #define ROUTE_HOLDS (SECOND / 4)
 
@@ -115,7 +116,8 @@ struct place {
 
 struct mac {
 	__u8 byte[6];
-	__u8 unused[2];
+	__u8 known;
+	__u8 unused;
 };
 
 /* way is how a frame leaves by an interface that a route names. */
@@ -168,6 +170,14 @@ struct {
 	__type(key, struct place);
 	__type(value, struct mac);
 } places SEC(".maps");
+
+/* The same for untagged frames of interfaces with a small index, which needs no hash: it saves 35 ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SMALL_INDEX);
+	__type(key, __u32);
+	__type(value, struct mac);
+} near SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -526,8 +536,12 @@ int offload(struct xdp_md *ctx)
 	}
 	if (f->half == SECOND_HALF)
 		return XDP_PASS; /* a forged source address: the engine has the kernel drop it */
-	struct mac *own = bpf_map_lookup_elem(&places, &place);
-	if (!own || *(__u32 *)own->byte != *(__u32 *)eth->to || *(__u16 *)&own->byte[4] != *(__u16 *)&eth->to[4])
+	struct mac *own;
+	if (!place.protocol && place.interface < SMALL_INDEX)
+		own = bpf_map_lookup_elem(&near, &place.interface);
+	else
+		own = bpf_map_lookup_elem(&places, &place);
+	if (!own || !own->known || *(__u32 *)own->byte != *(__u32 *)eth->to || *(__u16 *)&own->byte[4] != *(__u16 *)&eth->to[4])
 		return pass(STRANGE_MAC);
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct slot *s = bpf_map_lookup_elem(&slots, &f->slot), *s2 = 0;
@@ -606,7 +620,8 @@ int offload(struct xdp_md *ctx)
 	if (pad < p.rest && bpf_xdp_adjust_tail(ctx, -(int)(p.rest - pad)))
 		return XDP_ABORTED; /* cannot be: there is more than a header in front of it */
 
-	/* 6. The new headers. */
+	/* 6. The new headers. number counts the packets of the flow. */
+	__u32 number = *(volatile __u32 *)&r->packets;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	eth = data;
@@ -645,7 +660,7 @@ int offload(struct xdp_md *ctx)
 		ip->version = 0x45;
 		ip->service = 0;
 		ip->length = htons(ip_length);
-		ip->id = bpf_get_prandom_u32(); /* routers may fragment it (§11: DF is 0) */
+		ip->id = number + (__u16)out->slot * 0x9E37; /* routers may fragment it (§11: DF is 0), so that no two of a flow may meet */
 		ip->fragment = 0;
 		ip->ttl = DEFAULT_TTL;
 		ip->protocol = IPPROTO_UDP;
@@ -682,8 +697,8 @@ int offload(struct xdp_md *ctx)
 		h[0] = htonl(DATA_INDICATION << 16 | (header - STUN_HEADER + p.size + pad));
 		h[1] = htonl(MAGIC_COOKIE);
 		h[2] = bpf_get_prandom_u32();
-		h[3] = bpf_get_prandom_u32();
-		h[4] = bpf_get_prandom_u32();
+		h[3] = number; /* fresh for each packet; nobody answers to it, so that nobody need guess it */
+		h[4] = out->slot ^ (__u32)(now >> 10);
 		__u32 address_port = (__u32)(__u16)(out->peer_port ^ htons(MAGIC_COOKIE >> 16)) << 16;
 		if (out->peer6) {
 			if ((void *)h + DATA_HEADER6 > end)
