@@ -27,7 +27,7 @@ import (
 // rig is a host with interfaces to clients and peers, the program at them, and a core that has the flows offloaded. Nothing is sent: each
 // packet goes through the program by BPF_PROG_TEST_RUN, and through the core.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	o     *offload
 	core  *turn.Core
 	cfg   Config
@@ -57,7 +57,7 @@ func (b *rig) CloseRelay(i uint32)                            { delete(b.ports, 
 func (b *rig) CloseStream(uint32)                             {}
 
 // onRig runs f on the host of a rig.
-func onRig(t *testing.T, configure func(*Config), f func(b *rig)) {
+func onRig(t testing.TB, configure func(*Config), f func(b *rig)) {
 	lab := netns.New(t)
 	here, clients, peers := lab.Host("server"), lab.Host("clients"), lab.Host("peers")
 	lab.Link(clients.At("10.1.0.2/24", "fd00:1::2/64").Named("far"), here.At(rigNets["c"][0], rigNets["c"][1]).Named("c"))
@@ -433,7 +433,7 @@ func (b *rig) compare(iface string, frame []byte) string {
 }
 
 // withTransaction gives a Data indication the transaction ID of another, by which an IPv6 address in it is coded (§14.2).
-func withTransaction(t *testing.T, message, other []byte) []byte {
+func withTransaction(t testing.TB, message, other []byte) []byte {
 	t.Helper()
 	if len(other) < stun.HeaderSize || len(message) < stun.HeaderSize+8 {
 		t.Fatalf("a Data indication of %d bytes", len(other))

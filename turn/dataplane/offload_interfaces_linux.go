@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -22,6 +23,10 @@ type interfaces struct {
 	all  []*attachment
 	ways map[uint32]offloadWay // as the program has them
 	at   map[offloadPlace]offloadMAC
+
+	routes    []netlink.Route // as they were at routesAt, with so many links
+	routesAt  time.Time
+	linkCount int
 }
 
 // attachment is the program at one interface.
@@ -60,12 +65,12 @@ func forwardFromHere(cfg *Config) error {
 		families[familyName(r.Local.Is6())] = true
 	}
 	for _, l := range cfg.Listeners {
-		families[familyName(l.Address.Addr().Is6() && !l.Address.Addr().IsUnspecified())] = true
+		families[familyName(l.Address.Addr().Is6())] = true
 	}
 	for f := range families {
 		path := "/proc/sys/net/" + f + "/conf/lo/forwarding"
 		b, err := os.ReadFile(path)
-		if err == nil && strings.TrimSpace(string(b)) != "0" {
+		if err == nil && strings.TrimSpace(string(b)) != "0" || f == "ipv6" && errors.Is(err, os.ErrNotExist) { // or a system without IPv6
 			continue
 		}
 		if err == nil {
@@ -170,11 +175,14 @@ func (o *offload) wanted(links []netlink.Link, byIndex map[int]netlink.Link) (ma
 	if len(wanted) == 0 && !everywhere {
 		return wanted, nil // all is on the loopback
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("the routes: %v", err)
+	// A router may have a million of them.
+	if n := &o.interfaces; len(links) != n.linkCount || time.Since(n.routesAt) > routesEvery {
+		if n.routes, err = netlink.RouteList(nil, netlink.FAMILY_ALL); err != nil {
+			return nil, fmt.Errorf("the routes: %v", err)
+		}
+		n.linkCount, n.routesAt = len(links), time.Now()
 	}
-	for _, r := range routes {
+	for _, r := range o.interfaces.routes {
 		byDefault := r.Dst == nil || r.Dst.IP.IsUnspecified()
 		if r.Type != unix.RTN_UNICAST || !byDefault && !everywhere {
 			continue

@@ -19,6 +19,7 @@ const (
 	mostFlows          = 1 << 17 // 17 MB with the kernel's own of each entry, most of it only while there are so many
 	mostMeters         = 1 << 16
 	upkeepEvery        = 5 * time.Second
+	routesEvery        = time.Minute      // they are read again, or when an interface comes or goes
 	hopsOf             = 10 * time.Second // flows without packets for so long need no neighbour
 	maxNeighbours      = 4096             // that are looked after
 	maxOffloadPorts    = 16               // listeners that bpf/offload.c looks at
