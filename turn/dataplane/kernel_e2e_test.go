@@ -204,6 +204,62 @@ func TestWidePacketsPassNarrowPaths(t *testing.T) {
 	}
 }
 
+// TestBurstsLeaveByASocketOfTheirPort while they last, in their order and from the same address, and the port stays the relay's.
+func TestBurstsLeaveByASocketOfTheirPort(t *testing.T) {
+	cfg := socketConfig(t)
+	cfg.Engine = Kernel
+	s := startEngine(t, cfg)
+	for _, c := range []struct {
+		listener int
+		at       netip.Addr
+	}{{0, loopback}, {2, loopback6}} {
+		client := dial(t, "udp", s.address(c.listener))
+		relayed := allocate(t, client)
+		peer, at := peerOn(t, c.at)
+		bindChannel(t, client, 0x4001, at)
+		sockets := func() (n int) {
+			s.on(t, 0, func(x *shard) { n = len(x.ports.(*kernelPorts).bursty) })
+			return n
+		}
+		count := byte(0)
+		burst := func(n int) {
+			release := s.hold(t, 0)
+			for i := range n {
+				write(t, client, channelData(0x4001, bytes.Repeat([]byte{count + byte(i)}, 100), false))
+			}
+			release()
+			for range n {
+				if got, from := readPeer(t, peer); from != relayed || !bytes.Equal(got, bytes.Repeat([]byte{count}, 100)) {
+					t.Fatalf("datagram %d from %v: %x", count, from, got)
+				}
+				count++
+			}
+		}
+		for range 2 * burstsFirst {
+			burst(1)
+		}
+		if n := sockets(); n != 0 {
+			t.Fatalf("%d sockets without a burst", n)
+		}
+		for range 2 * burstsFirst {
+			burst(burstLeast + 2)
+		}
+		if n := sockets(); n != 1 {
+			t.Fatalf("%d sockets after bursts", n)
+		}
+		if _, err := peer.WriteToUDPAddrPort([]byte("back"), relayed); err != nil {
+			t.Fatal(err)
+		}
+		wantChannel(t, client, 0x4001, []byte("back"))
+		if c, err := net.ListenPacket("udp", relayed.String()); err == nil {
+			c.Close()
+			t.Error("another program bound the port")
+		}
+		eventually(t, "the socket of a port without bursts is closed", func() bool { return sockets() == 0 })
+		burst(burstLeast)
+	}
+}
+
 // TestKilledProcessLeavesNothingBehind neither programs nor ports that nobody may bind.
 func TestKilledProcessLeavesNothingBehind(t *testing.T) {
 	if os.Getenv(childVariable) != "" {

@@ -52,7 +52,8 @@ type kernel struct {
 const (
 	portsPerAddress = 1 << 16
 	ownerSize       = 8
-	maxGuarded      = 64 // relay addresses that bpf/guard.c looks at
+	ownerBinds      = 1 << 63 // the relay itself binds a socket to the port
+	maxGuarded      = 64      // relay addresses that bpf/guard.c looks at
 )
 
 // openKernel starts the kernel engine. An error that is errors.ErrUnsupported says what is missing here; without it everything else would

@@ -18,13 +18,20 @@ type kernelPorts struct {
 	table   []kernelPort // by allocation
 	doors   [2]door      // of IPv4 and IPv6
 	senders []rawSender  // by the index of the relay address
+	bursty  []uint32     // allocations whose port has a socket
+	// burstMost is how many may have one.
+	burstMost int
 }
 
 // kernelPort is one relayed port. The table has no pointers.
 type kernelPort struct {
+	queue          // datagrams to peers
 	address uint32 // index of the relay address
 	port    uint16
 	open    bool
+	bursts  uint8 // that left it; see kernel_burst_linux.go
+	used    bool  // the socket, since the last tick
+	socket  int32 // descriptor + 1 of a socket for bursts; 0: none
 }
 
 // door is a socket that steer hands over what comes to relayed ports.
@@ -35,7 +42,7 @@ type door struct {
 }
 
 func newKernelPorts(s *shard, k *kernel) (_ *kernelPorts, err error) {
-	x := &kernelPorts{shard: s, kernel: k, doors: [2]door{{fd: -1}, {fd: -1}}}
+	x := &kernelPorts{shard: s, kernel: k, burstMost: burstSockets, doors: [2]door{{fd: -1}, {fd: -1}}}
 	defer func() {
 		if err != nil {
 			x.close()
@@ -125,6 +132,11 @@ func (x *kernelPorts) shut(allocation uint32) {
 	if !p.open {
 		panic("BUG: dataplane: the allocation has no relayed port")
 	}
+	if p.count > 0 {
+		x.send(makeTag(tagRelay, 0, allocation))
+		x.flushPorts()
+	}
+	x.closeSocket(p)
 	x.kernel.owner(int(p.address), p.port).Store(0)
 	p.open = false
 }
@@ -132,7 +144,7 @@ func (x *kernelPorts) shut(allocation uint32) {
 // allocation is whose relayed port a datagram came to, if it is one of this shard.
 func (x *kernelPorts) allocation(to netip.AddrPort) uint32 {
 	if i := x.kernel.index(to.Addr()); i >= 0 {
-		if owner := x.kernel.owner(i, to.Port()).Load(); owner>>32 == uint64(x.number+1) {
+		if owner := x.kernel.owner(i, to.Port()).Load(); owner&^ownerBinds>>32 == uint64(x.number+1) {
 			return uint32(owner)
 		}
 	}
@@ -165,21 +177,39 @@ func (x *kernelPorts) queue(o *turn.Output) {
 	if !p.open {
 		panic("BUG: dataplane: an output of a relayed port that is closed")
 	}
+	it := x.tx.add(&p.queue, o.Data)
 	r := &x.senders[p.address]
-	r.add(x.tx, p.port, o.Peer, o.Data)
-	if r.count == 1 {
-		x.touched = append(x.touched, makeTag(tagRelay, 0, p.address))
+	it.nameLen = it.name.put(o.Peer, r.inet6, 0)
+	if p.count == 1 {
+		x.touched = append(x.touched, makeTag(tagRelay, 0, o.Allocation))
 	}
 }
 
+// send sends what is queued at a port: a burst by the port's own socket, if it has one, and the rest together with what leaves by other ports.
 func (x *kernelPorts) send(t tag) {
-	r := &x.senders[t.index()]
-	x.lost(r.send(x.tx))
+	p := &x.table[t.index()]
+	if p.count == 0 { // it was closed
+		return
+	}
+	if p.count >= burstLeast && x.burstSocket(t.index(), p) {
+		x.lost(x.tx.send(int(p.socket-1), &p.queue))
+		return
+	}
+	x.senders[p.address].take(x.tx, p.port, &p.queue)
+}
+
+func (x *kernelPorts) flushPorts() {
+	for i := range x.senders {
+		if r := &x.senders[i]; r.count > 0 {
+			x.lost(r.send(x.tx))
+		}
+	}
 }
 
 func (x *kernelPorts) shutAll() {
 	for i := range x.table {
-		if x.table[i].open {
+		if p := &x.table[i]; p.open {
+			p.queue = queue{}
 			x.shut(uint32(i))
 		}
 	}

@@ -85,27 +85,42 @@ func (r *rawSender) headerSize() int {
 	return ipv4HeaderSize
 }
 
-// add queues data for a peer. It writes the headers in front of data, which lies in a receive buffer with Headroom bytes before it and Tailroom behind
-// (an empty slice at the end of a buffer would point elsewhere). DF is 0 (§11), and the kernel puts in IPv4's
-// identification and header checksum.
-func (r *rawSender) add(tx *sender, port uint16, peer netip.AddrPort, data []byte) {
+// take takes over the datagrams that leave by a port.
+func (r *rawSender) take(tx *sender, port uint16, q *queue) {
+	for k := q.head; k != 0; k = tx.items[k-1].next {
+		r.prepare(&tx.items[k-1], port)
+	}
+	if r.count == 0 {
+		r.queue = *q
+	} else {
+		tx.items[r.tail-1].next = q.head
+		r.tail = q.tail
+		r.count += q.count
+	}
+	*q = queue{}
+}
+
+// prepare writes the headers in front of a datagram, which lies in a receive buffer with Headroom bytes before it and Tailroom behind
+// (an empty slice at the end of a buffer would point elsewhere). DF is 0 (§11), and the kernel puts in IPv4's identification and header checksum.
+func (r *rawSender) prepare(it *item, port uint16) {
+	data := it.data()
 	ip := r.headerSize()
 	size := udpHeaderSize + len(data)
 	b := unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(unsafe.SliceData(data)), -(ip+udpHeaderSize))), ip+size)
 	copy(b, r.head[:ip])
 	udp := b[ip:]
 	binary.BigEndian.PutUint16(udp, port)
-	binary.BigEndian.PutUint16(udp[2:], peer.Port())
+	copy(udp[2:4], it.name[2:4])
 	binary.BigEndian.PutUint16(udp[4:], uint16(size))
 	binary.BigEndian.PutUint16(udp[6:], 0)
 	pseudo := r.sum + uint64(binary.NativeEndian.Uint16(udp[4:]))
 	if r.inet6 {
 		binary.BigEndian.PutUint16(b[4:], uint16(size))
-		*(*[16]byte)(b[24:]) = peer.Addr().As16()
+		copy(b[24:40], it.name[8:24])
 		pseudo = sum(pseudo, b[24:40])
 	} else {
 		binary.BigEndian.PutUint16(b[2:], uint16(ip+size))
-		*(*[4]byte)(b[16:]) = peer.Addr().As4()
+		copy(b[16:20], it.name[4:8])
 		pseudo += uint64(binary.NativeEndian.Uint32(b[16:]))
 	}
 	check := ^fold(sum(pseudo, udp))
@@ -113,9 +128,8 @@ func (r *rawSender) add(tx *sender, port uint16, peer netip.AddrPort, data []byt
 		check = 0xFFFF
 	}
 	binary.NativeEndian.PutUint16(udp[6:], check)
-
-	it := tx.add(&r.queue, b)
-	it.nameLen = it.name.put(netip.AddrPortFrom(peer.Addr(), 0), r.inet6, 0) // the port would be taken for a protocol
+	it.name[2], it.name[3] = 0, 0 // the port would be taken for a protocol
+	it.put(b)
 }
 
 // send sends the queue and returns how many datagrams the system did not take.

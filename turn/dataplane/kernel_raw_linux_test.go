@@ -41,7 +41,10 @@ func TestRawDatagramsHaveTheHeadersOfTheirPort(t *testing.T) {
 			}
 			data := append([]byte(nil), slot[turn.Headroom:][:size]...)
 			tx := newSender()
-			r.add(tx, 50000, netip.AddrPortFrom(peer, 60001), slot[turn.Headroom:][:size])
+			var q queue
+			it := tx.add(&q, slot[turn.Headroom:][:size])
+			it.nameLen = it.name.put(netip.AddrPortFrom(peer, 60001), r.inet6, 0)
+			r.take(tx, 50000, &q)
 			b := tx.items[0].data()
 			ip := 20
 			if source.Is6() {

@@ -145,4 +145,7 @@ func (s *relaySockets) shutAll() {
 	}
 }
 
+func (s *relaySockets) flushPorts() {}
+func (s *relaySockets) tick()       {}
+
 func (s *relaySockets) close() { s.shutAll() }

@@ -82,6 +82,10 @@ type relayPorts interface {
 	queue(o *turn.Output)
 	// send sends what is queued at a socket that queue has put into the shard's list of what is touched.
 	send(t tag)
+	// flushPorts sends what send has put together.
+	flushPorts()
+	// tick is called every second while there is an allocation.
+	tick()
 	// shutAll ends what a core that is no more has left.
 	shutAll()
 	// close closes everything.
@@ -270,6 +274,7 @@ func (s *shard) tick() {
 	}
 	s.core.Tick(s.now)
 	s.route()
+	s.ports.tick()
 	if s.number == 0 {
 		s.engine.tidier.look(s.now)
 	}
@@ -327,6 +332,7 @@ func (s *shard) send() {
 			s.writeStream(s.streams.all[i])
 		}
 	}
+	s.ports.flushPorts()
 	s.touched = s.touched[:0]
 	s.tx.used = 0
 }

@@ -17,7 +17,7 @@ const volatile __u32 says_why = 0;     /* the kernel has bpf_set_retval: Linux 5
 
 INLINE int verdict(__u64 owner)
 {
-	if (!owner)
+	if (!owner || owner & BINDS)
 		return 1;
 	if (says_why)
 		bpf_set_retval(-EADDRINUSE); /* else the program is told EPERM */

@@ -38,7 +38,7 @@ int steer(struct bpf_sk_lookup *ctx)
 	__u64 owner = owner_of(&at, ctx->local_port);
 	if (!owner)
 		return SK_PASS;
-	__u32 door = 2 * ((__u32)(owner >> 32) - 1) + inet6;
+	__u32 door = 2 * ((__u32)((owner & ~BINDS) >> 32) - 1) + inet6;
 	void *sk = bpf_map_lookup_elem(&doors, &door);
 	if (!sk)
 		return SK_PASS;

@@ -4,8 +4,9 @@
 
 #include "kernel.h"
 
-/* ports is the relayed ports of one relay address: 0, or (shard + 1) << 32 | allocation of who has the port. User space has it
- * mapped into its memory and writes it with plain stores. */
+/* ports is the relayed ports of one relay address: 0, or (shard + 1) << 32 | allocation of who has the port, and BINDS while the relay itself binds a socket to
+ * it. User space has it mapped into its memory and writes it with plain stores. */
+#define BINDS (1ULL << 63)
 struct ports {
 	__u64 owner[65536];
 };
