@@ -10,7 +10,11 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -622,6 +626,94 @@ func withChecksums(b []byte) ([]byte, bool) {
 	}
 	f.hasChecksum = true
 	return f.build(), true
+}
+
+// TestOffloadAgreesOnTheCorpus of the fuzzers of the core: each message and all its truncations, as a client's message and as data either way.
+func TestOffloadAgreesOnTheCorpus(t *testing.T) {
+	files, err := filepath.Glob("../testdata/fuzz/FuzzF*/*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files: %v", len(files), err)
+	}
+	var messages [][]byte
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			quoted, ok := strings.CutPrefix(strings.TrimSpace(line), "[]byte(")
+			if !ok {
+				continue
+			}
+			message, err := strconv.Unquote(strings.TrimSuffix(quoted, ")"))
+			if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			messages = append(messages, []byte(message))
+		}
+	}
+	onRig(t, nil, func(b *rig) {
+		client := b.client("c", "10.1.0.3", 4000, false) // whose requests they are: they end its allocation, too
+		for _, p := range b.corpus()[:8] {
+			for _, m := range messages {
+				if len(m) > 1200 {
+					m = m[:1200]
+				}
+				for n := range len(m) + 1 {
+					b.compare(p.iface, p.frame(m[:n]).build())
+					b.compare(client.iface, client.up(m[:n]).build())
+				}
+			}
+		}
+		t.Logf("%d messages: %v", len(messages), b.tally)
+		if b.tally["relayed"] == 0 {
+			t.Error("none of them was relayed as data")
+		}
+	})
+}
+
+// TestOffloadThatIsFullLeavesFlowsToTheEngine, and takes flows again when others have gone.
+func TestOffloadThatIsFullLeavesFlowsToTheEngine(t *testing.T) {
+	onRig(t, nil, func(b *rig) {
+		meter, ok := b.o.OpenMeter(b.now, turn.Meter{PacketsFull: b.now, BytesFull: b.now})
+		if !ok {
+			t.Fatal("no meter")
+		}
+		most := b.o.state().MaxFlows
+		flow := func(n int) *turn.Flow {
+			peer := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.2"), uint16(n))
+			return &turn.Flow{
+				Kind: turn.DataDown, Client: netip.MustParseAddrPort("10.1.0.2:1"), Server: netip.MustParseAddrPort("10.1.0.1:3478"),
+				Relayed: netip.MustParseAddrPort("203.0.113.1:50000"), Named: peer, Peer: peer, Meter: meter, Until: b.now.Add(time.Minute),
+			}
+		}
+		var last uint32
+		for n := range most {
+			if last, ok = b.o.Add(flow(n)); !ok {
+				t.Fatalf("no room for flow %d of %d", n, most)
+			}
+		}
+		if _, ok := b.o.Add(flow(most)); ok {
+			t.Error("one more than there is room for")
+		}
+		if s := b.o.state(); s.Flows != most || s.Refused != 1 {
+			t.Errorf("%d flows of %d, %d refused", s.Flows, most, s.Refused)
+		}
+		peer := netip.MustParseAddrPort("203.0.113.2:6000")
+		c := b.client("c", "10.1.0.2", 4000, false)
+		c.permit(peer)
+		if out := b.fromPeer(peer, c.relayed, []byte("hello")); len(out) != 1 {
+			t.Error("the engine does not relay")
+		}
+		b.o.Remove(last)
+		if _, ok := b.o.Add(flow(most)); !ok {
+			t.Error("no room when one has gone")
+		}
+		b.o.Reset(0)
+		if s := b.o.state(); s.Flows != 0 {
+			t.Errorf("%d flows after a reset", s.Flows)
+		}
+	})
 }
 
 // TestOffloadPassesEveryDoubt has one packet of a flow for each doubt.
