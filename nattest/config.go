@@ -50,6 +50,11 @@ type Config struct {
 	// Tunnels lists this machine's addresses on interfaces with one other end, as VPNs have.
 	Tunnels func() []netip.Addr
 
+	// Wrap makes what goes through the relay of a request, and Unwrap the other way round; Unwrap reports false for what is nothing of ours. A relay may
+	// carry one protocol only. Nil: requests go as they are.
+	Wrap   func(request []byte) []byte
+	Unwrap func(datagram []byte) (request []byte, ok bool)
+
 	Packets int           // at most this many UDP packets without the opt-in tests; 0 means DefaultPackets
 	Timeout time.Duration // of everything but the opt-in tests; 0 means DefaultTimeout or LongTimeout, by the round trip
 

@@ -330,6 +330,9 @@ func (r *runner) flush() {
 		if d.socket != relaySocket {
 			c = r.conns[d.socket]
 		}
+		if r.cfg.Wrap != nil && (d.socket == relaySocket || d.to == r.s.relay) {
+			d.bytes = r.cfg.Wrap(d.bytes)
+		}
 		if _, err := c.WriteTo(d.bytes, net.UDPAddrFromAddrPort(d.to)); err != nil && !errors.Is(err, net.ErrClosed) && !(r.quiet > 0 && d.socket == r.quiet) {
 			var op *net.OpError
 			if errors.As(err, &op) {
@@ -371,6 +374,11 @@ func (r *runner) loop(ctx context.Context, streams int) (list []Observation, err
 		timer.Reset(max(0, next.Sub(now)))
 		select {
 		case d := <-r.in:
+			if r.cfg.Unwrap != nil && (d.socket == relaySocket || d.from == s.relay) {
+				if b, ok := r.cfg.Unwrap(d.bytes); ok {
+					d.bytes = b
+				}
+			}
 			if !s.handle(time.Now(), d.socket, d.from, d.bytes) && d.socket != relaySocket {
 				r.conns[d.socket].Close()
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stilenet/stile/nattest"
+	"github.com/stilenet/stile/rtmfp/flash"
 )
 
 // Ours to tune.
@@ -168,7 +169,8 @@ func (a *app) measure(ctx context.Context, o *options, s sources, p *progress) (
 	proxy, rendezvous := a.startProxyTest(ctx, s.turn), a.startRendezvousTest(ctx, s.rtmfp)
 	cfg := nattest.Config{Servers: s.servers, ListenPacket: m.listenPacket, LookupNetIP: m.lookupNetIP, LocalAddrs: m.localAddrs, DialContext: m.dialContext,
 		DialRelay: func(ctx context.Context, _ string) (net.PacketConn, error) { return a.dialRelay(ctx, s.turn) },
-		Hairpin:   o.hairpin, Lifetime: o.lifetime, Quota: o.quota, Progress: func(phase string) { p.show(phases[phase]) }}
+		Wrap:      flash.SealHello, Unwrap: flash.OpenHello,
+		Hairpin: o.hairpin, Lifetime: o.lifetime, Quota: o.quota, Progress: func(phase string) { p.show(phases[phase]) }}
 	if m.beyond {
 		cfg.UseSystem()
 	}

@@ -281,3 +281,40 @@ func (g *Gate) Belongs(s *GateState, datagram []byte) bool {
 	id, ok := rtmfp.SessionID(datagram)
 	return ok && id != 0 && id == s[gateNear]
 }
+
+// SealHello makes a datagram of an IHello whose tag is data, at most 1,400 bytes: a question that every relay of RTMFP carries, and that asks for an
+// identity that nobody has. Probes go through a relay in it.
+func SealHello(data []byte) []byte {
+	return SealStartup(0, rtmfp.AppendIHello(nil, rtmfp.IHello{EPD: PeerID{}.EPD(), Tag: data}))
+}
+
+// SealStartup makes a datagram of a chunk of session startup, for a session ID or 0.
+func SealStartup(session uint32, chunk []byte) []byte {
+	plain := append(rtmfp.AppendHeader(nil, rtmfp.Header{Mode: rtmfp.ModeStartup}), chunk...)
+	b := newDefaultCipher().Seal(make([]byte, 4, len(plain)+24), plain)
+	rtmfp.PutSessionID(b, session)
+	return b
+}
+
+// OpenHello returns what SealHello was given. It reports false for what SealHello has not made.
+func OpenHello(datagram []byte) (data []byte, ok bool) {
+	if id, ok := rtmfp.SessionID(datagram); !ok || id != 0 {
+		return nil, false
+	}
+	plain, err := newDefaultCipher().Open(append([]byte(nil), datagram[4:]...))
+	if err != nil {
+		return nil, false
+	}
+	h, chunks, err := rtmfp.ParseHeader(plain)
+	if err != nil || h.Mode != rtmfp.ModeStartup {
+		return nil, false
+	}
+	for t, payload := range rtmfp.Chunks(chunks) {
+		hello, err := rtmfp.ParseIHello(payload)
+		if t != rtmfp.ChunkIHello || err != nil || string(hello.EPD) != string(PeerID{}.EPD()) {
+			return nil, false
+		}
+		return hello.Tag, true
+	}
+	return nil, false
+}

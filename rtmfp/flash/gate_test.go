@@ -352,3 +352,28 @@ func FuzzGate(f *testing.F) {
 		}
 	})
 }
+
+func TestAProbePassesTheGateInAnIHello(t *testing.T) {
+	g := NewGate()
+	for _, n := range []int{0, 1, 20, 100, 1200, 1400} {
+		data := bytes.Repeat([]byte{byte(n)}, n)
+		b := SealHello(data)
+		for _, up := range []bool{true, false} {
+			var s GateState
+			if v := g.Inspect(&s, up, b, nil); v != GatePass {
+				t.Errorf("%d bytes, up %v: %v", n, up, v)
+			}
+		}
+		if got, ok := OpenHello(b); !ok || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes: %x, %v", n, got, ok)
+		}
+		if _, ok := OpenHello(b[:len(b)-1]); ok {
+			t.Error("cut")
+		}
+	}
+	for _, b := range [][]byte{nil, []byte("opaque"), startup(0, someRHello), make([]byte, 100)} {
+		if _, ok := OpenHello(b); ok {
+			t.Errorf("%x", b)
+		}
+	}
+}
