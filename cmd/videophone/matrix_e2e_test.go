@@ -325,8 +325,10 @@ type outcome struct {
 	pair           string
 	predicted, got string
 	setup          int64
+	wrong          string
 }
 
+// pair lets two phones talk. Films must arrive whole; a path or a set-up time that is not as it should be is in the outcome's wrong.
 func (w *world) pair(t *testing.T, a, b place) outcome {
 	filmA, tagsA := writeFilm(t, 1)
 	filmB, tagsB := writeFilm(t, 2)
@@ -362,20 +364,21 @@ func (w *world) pair(t *testing.T, a, b place) outcome {
 	if ra.Path == "relay" || rb.Path == "relay" {
 		got = "relay"
 	}
+	var wrong string
 	if got != want || predicted.Path == nattest.PathUnknown {
-		t.Errorf("predicted %v (%v), but the caller says %q (%s) and the callee %q (%s)", predicted.Path, predicted.Why, ra.Path, ra.Candidate, rb.Path, rb.Candidate)
+		wrong = fmt.Sprintf("predicted %v (%v), but the caller says %q (%s) and the callee %q (%s)", predicted.Path, predicted.Why, ra.Path, ra.Candidate, rb.Path, rb.Candidate)
 	}
 	limit := setupDirect
 	if got == "relay" {
 		limit = setupRelayed
 	}
 	if took := time.Duration(ra.SetupMS) * time.Millisecond; took > limit || took == 0 {
-		t.Errorf("set-up took %v, %s; at most %v", took, got, limit)
+		wrong += fmt.Sprintf(" set-up took %v, %s; at most %v", took, got, limit)
 	}
-	if t.Failed() {
-		t.Logf("caller:\n%s\ncallee:\n%s", caller.cmd.Log(), callee.cmd.Log())
+	if t.Failed() || wrong != "" {
+		t.Logf("%s\ncaller:\n%s\ncallee:\n%s", wrong, caller.cmd.Log(), callee.cmd.Log())
 	}
-	return outcome{a.kind + " → " + b.kind, predicted.Path.String(), got, ra.SetupMS}
+	return outcome{a.kind + " → " + b.kind, predicted.Path.String(), got, ra.SetupMS, wrong}
 }
 
 func TestEveryPairOfPlacesTalksAsPredicted(t *testing.T) {
@@ -386,7 +389,15 @@ func TestEveryPairOfPlacesTalksAsPredicted(t *testing.T) {
 		cell := func(a, b place) {
 			t.Run(a.kind+"/"+b.kind, func(t *testing.T) {
 				t.Parallel()
+				// The direct path and the relay race each other in real time, and a machine that does other things beside may hold one up
+				// for long enough. Twice in a row it is not the machine.
 				o := w.pair(t, a, b)
+				if o.wrong != "" {
+					o = w.pair(t, a, b)
+				}
+				if o.wrong != "" {
+					t.Error(o.wrong)
+				}
 				mu.Lock()
 				table = append(table, o)
 				mu.Unlock()
