@@ -255,7 +255,7 @@ func (p *phone) note(c *call) {
 	if c.state == stateEnded && again {
 		p.logf("call with %s ended: %s", cmpName(c), c.words())
 		if c.caller {
-			var err error
+			err := p.filmErr
 			if c.answered.IsZero() {
 				err = fmt.Errorf("videophone: %s: %s", cmpName(c), c.words())
 			}

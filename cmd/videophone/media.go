@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -218,11 +219,12 @@ func (p *phone) startPublishing() {
 func (p *phone) publishFile() {
 	err := p.playFile()
 	if err != nil {
-		p.logf("--publish %s: %v", p.opt.publish, err)
+		err = fmt.Errorf("videophone: --publish %s: %w", p.opt.publish, err)
+		p.logf("%v", err)
 	}
 	time.Sleep(fileGrace)
 	p.update(func() {
-		p.media.file, p.media.fileEnd = false, time.Now()
+		p.media.file, p.media.fileEnd, p.filmErr = false, time.Now(), err
 		if p.opt.call != "" && p.opt.withoutUI && p.board != nil {
 			p.board.hangUpAll(time.Now())
 			p.settle()

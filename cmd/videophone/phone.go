@@ -74,6 +74,7 @@ type phone struct {
 	pageWas time.Time // when a page was last there
 	calls   int       // that were answered in this run
 	newest  report    // of the newest call
+	filmErr error     // of the file of --publish
 	ended   error     // how the call of --call ended; set before over is closed
 	over    chan struct{}
 	dirty   bool
@@ -146,7 +147,7 @@ func (p *phone) run(ctx context.Context) error {
 		default:
 		}
 		if p.opt.withoutUI && err != nil {
-			return err // nobody is there to wait
+			return fmt.Errorf("videophone: %s", connectWords(err, p.opt.server, p.mms.Proxy)) // nobody is there to wait
 		}
 		if time.Since(began) > time.Minute {
 			wait = reconnectFirst
