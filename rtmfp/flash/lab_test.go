@@ -167,6 +167,7 @@ type lab struct {
 	all []*player
 
 	proxyHost *natlab.Host
+	boxes     []*natlab.Box
 }
 
 // inLab runs f in a bubble with an introducer.
@@ -320,6 +321,7 @@ func (l *lab) behind(name, outside string, cfg natlab.BoxConfig) *natlab.Segment
 	cfg.Outside = []string{outside}
 	b := l.n.Internet().Box(name, cfg)
 	b.Outside().Set(natlab.LinkConfig{Delay: linkDelay / 2})
+	l.boxes = append(l.boxes, b)
 	return b.Inside()
 }
 

@@ -136,7 +136,8 @@ func (p *peer) adopt(s *rtmfp.Session) {
 	p.link = c.newLink(s, exclude)
 	s.SetKeepalive(c.now, c.peerAlive)
 	for _, st := range slices.Clone(p.players) {
-		if st.control == nil {
+		// What was asked in a session that the far end may never have known is asked again.
+		if st.control == nil || st.control.Session() != s && !st.connected && !st.control.Session().Confirmed() {
 			st.subscribe(c, s)
 		}
 	}
@@ -171,9 +172,12 @@ func (p *peer) failed(ev rtmfp.Event) {
 
 // closed is the end of a session with the peer.
 func (p *peer) closed(s *rtmfp.Session, reason rtmfp.Reason) {
+	if p.link != nil && p.link.session == s {
+		p.link = nil
+	}
 	status := Status{Code: NetStreamConnectClosed, Level: "status", Description: "the session with the peer has ended: " + reason.String()}
 	for _, st := range slices.Clone(p.players) {
-		if st.control != nil && st.control.Session() == s {
+		if st.control != nil && st.control.Session() == s && !st.retry(reason) {
 			st.drop(p.c, status)
 		}
 	}
@@ -182,10 +186,26 @@ func (p *peer) closed(s *rtmfp.Session, reason rtmfp.Reason) {
 			sub.drop(status)
 		}
 	}
-	if p.link != nil && p.link.session == s {
-		p.link = nil
-	}
 	p.release()
+}
+
+// retryTime is how long after Play a session that ends before the publisher has answered is no reason to give up: an initiator may have
+// changed its path while this end answered by the other.
+const retryTime = 45 * time.Second
+
+// retry asks again in another session, if the one that ended never carried anything.
+func (s *stream) retry(reason rtmfp.Reason) bool {
+	p, c := s.peer, s.peer.c
+	if s.connected || c.state != stateUp || c.now.Sub(s.began) > retryTime ||
+		reason != rtmfp.ReasonUnconfirmed && reason != rtmfp.ReasonUnresponsive && reason != rtmfp.ReasonOverride {
+		return false
+	}
+	s.control = nil
+	if p.link != nil {
+		s.subscribe(c, p.link.session)
+		return true
+	}
+	return p.reach() == nil
 }
 
 // release forgets a peer that there is nothing with.

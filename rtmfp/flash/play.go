@@ -2,6 +2,7 @@ package flash
 
 import (
 	"slices"
+	"time"
 
 	"github.com/stilenet/stile/rtmfp"
 )
@@ -29,6 +30,7 @@ type stream struct {
 
 	// Of one that plays.
 	peer      *peer
+	began     time.Time
 	control   *rtmfp.SendFlow
 	connected bool // the publisher has answered
 	flows     []*mediaFlow
@@ -55,7 +57,7 @@ func (s *stream) begin(c *core, name string) error {
 		p.release()
 		return err
 	}
-	s.kind, s.name, s.peer = streamPlaying, name, p
+	s.kind, s.name, s.peer, s.began = streamPlaying, name, p, c.now
 	p.players = append(p.players, s)
 	c.streams = append(c.streams, s)
 	p.release()
