@@ -241,6 +241,7 @@ func (c *core) handle(now time.Time, ev rtmfp.Event) {
 		if sub, ok := ev.Send.User.(*subscriber); ok {
 			sub.finished()
 		}
+		c.shutIfDone()
 	case rtmfp.EventSessionClosed:
 		delete(c.ending, ev.Session)
 		c.shutIfDone()
@@ -271,9 +272,11 @@ func (c *core) forwarded(addr netip.AddrPort) {
 	c.callers = append(c.callers, caller{addr, c.now})
 	for _, p := range c.peerList() {
 		// One whose session is just open, or does not work any more: the peer may have another address now.
-		if p.link != nil && (c.now.Before(p.link.settle) || p.link.doubtful() || c.now.Sub(p.link.session.LastReceived()) > suspectAfter) {
-			p.link.addEverywhere(addr)
-			p.link.settle = later(p.link.settle, c.now.Add(settleTime))
+		for _, l := range p.links {
+			if c.now.Before(l.settle) || l.doubtful() || c.now.Sub(l.session.LastReceived()) > suspectAfter {
+				l.addEverywhere(addr)
+				l.settle = later(l.settle, c.now.Add(settleTime))
+			}
 		}
 	}
 }
@@ -283,7 +286,11 @@ func (c *core) linkOf(s *rtmfp.Session) *link {
 	case *link:
 		return u
 	case *peer:
-		return u.link
+		for _, l := range u.links {
+			if l.session == s {
+				return l
+			}
+		}
 	}
 	return nil
 }
@@ -458,8 +465,8 @@ func (c *core) relayUp(now time.Time, iface int, addr netip.AddrPort) {
 		c.server.addInterface(iface)
 	}
 	for _, p := range c.peerList() {
-		if p.link != nil {
-			p.link.addInterface(iface)
+		for _, l := range p.links {
+			l.addInterface(iface)
 		}
 	}
 	c.sendPeerInfo()
@@ -473,8 +480,8 @@ func (c *core) relayDown(now time.Time, iface int) {
 		c.server.dropInterface(iface)
 	}
 	for _, p := range c.peerList() {
-		if p.link != nil {
-			p.link.dropInterface(iface)
+		for _, l := range p.links {
+			l.dropInterface(iface)
 		}
 	}
 	c.sendPeerInfo()
@@ -490,8 +497,8 @@ func (c *core) networkChanged(now time.Time, addrs []netip.AddrPort) {
 	c.notify(notice{kind: noticeConnection, status: Status{Code: NetConnectionConnectNetworkChange, Description: "the addresses of this machine have changed"}})
 	c.server.resettle()
 	for _, p := range c.peerList() {
-		if p.link != nil {
-			p.link.resettle()
+		for _, l := range p.links {
+			l.resettle()
 		}
 	}
 	c.sendPeerInfo()

@@ -47,7 +47,6 @@ func (r *random) Read(b []byte) (int, error) {
 
 // introducer is the least of a rendezvous: it accepts every client and introduces them.
 type introducer struct {
-	t      testing.TB
 	host   *natlab.Host
 	tr     *transport.Transport
 	cancel context.CancelFunc
@@ -62,26 +61,25 @@ type introducer struct {
 }
 
 func (in *introducer) start() {
-	in.t.Helper()
 	conn, err := in.host.ListenPacket(context.Background(), "udp4", ":1935")
-	if err != nil {
-		in.t.Fatal(err)
-	}
+	must(err)
 	id, err := flash.NewIdentity(flash.IdentityConfig{Random: newRandom(in.seed, 1935), Server: true, Groups: []flash.Group{flash.Group2}})
-	if err != nil {
-		in.t.Fatal(err)
-	}
+	must(err)
 	in.addrs = make(map[*rtmfp.Session][]netip.AddrPort)
 	in.tr, err = transport.New(transport.Config{
 		Endpoint:   rtmfp.Config{Identity: id, Random: newRandom(in.seed, 1936), Keepalive: 10 * time.Second, RetransmitLimit: 20 * time.Second, IdleLimit: -1},
 		Interfaces: []transport.Interface{{Conn: conn}}, Handle: in.handle, KeyingWorkers: 1,
 	})
-	if err != nil {
-		in.t.Fatal(err)
-	}
+	must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	in.cancel, in.ended = cancel, make(chan struct{})
 	go func() { _ = in.tr.Serve(ctx); close(in.ended) }()
+}
+
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
 }
 
 func (in *introducer) stop() {
@@ -175,7 +173,7 @@ func inLab(t *testing.T, seed uint64, f func(t *testing.T, l *lab)) {
 	natlab.Run(t, seed, func(t *testing.T, n *natlab.Net) {
 		n.KeepPackets(300)
 		host := n.Internet().Host("introducer", introducerAddress)
-		l := &lab{t: t, n: n, in: &introducer{t: t, host: host, seed: seed}}
+		l := &lab{t: t, n: n, in: &introducer{host: host, seed: seed}}
 		l.in.start()
 		defer func() {
 			for _, p := range l.all {

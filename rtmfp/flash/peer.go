@@ -11,7 +11,8 @@ import (
 type peer struct {
 	c       *core
 	id      PeerID
-	link    *link          // with the session, if one is open
+	link    *link          // with the session for new streams, if one is open
+	links   []*link        // of all sessions: glare and a change of path while opening can leave several
 	opening *rtmfp.Session // if this end opens one
 	players []*stream      // that play from it
 	subs    []*subscriber  // of what this end publishes
@@ -37,19 +38,20 @@ const (
 // peer that has opened a session by a relay may never have told. The session that is opened for it ends as a duplicate.
 func (p *peer) introduce() {
 	c := p.c
+	doubtful := slices.ContainsFunc(p.links, (*link).doubtful)
 	switch {
 	case p.again != nil && !c.now.Before(p.againEnd):
 		s := p.again
 		p.introduced(s)
 		s.Abort(c.now)
-	case p.again == nil && p.link != nil && p.link.doubtful() && c.state == stateUp && !c.now.Before(p.againNext):
+	case p.again == nil && doubtful && c.state == stateUp && !c.now.Before(p.againNext):
 		p.againWait = min(max(2*p.againWait, introductionMin), introductionMax)
 		p.againNext = c.now.Add(p.againWait)
 		s, err := c.e.Open(c.now, p.id.EPD(), rtmfp.Candidate{Interface: rtmfp.AnyInterface, Addr: c.server.session.Path().Addr})
 		if err == nil {
 			s.User, p.again, p.againEnd = p, s, c.now.Add(introductionTime)
 		}
-	case p.link != nil && !p.link.doubtful() && !c.now.Before(p.againNext):
+	case !doubtful && !c.now.Before(p.againNext):
 		p.againWait = 0
 	}
 }
@@ -57,13 +59,12 @@ func (p *peer) introduce() {
 // introduced takes the addresses that an introduction has brought.
 func (p *peer) introduced(s *rtmfp.Session) {
 	p.again = nil
-	if p.link == nil {
-		return
+	for _, l := range p.links {
+		for _, a := range s.Candidates() {
+			l.add(a)
+		}
+		l.resettle()
 	}
-	for _, a := range s.Candidates() {
-		p.link.add(a)
-	}
-	p.link.resettle()
 }
 
 func (c *core) peer(id PeerID) *peer {
@@ -134,11 +135,26 @@ func (p *peer) adopt(s *rtmfp.Session) {
 	s.User = p
 	exclude := c.server.session.Path().Addr
 	p.link = c.newLink(s, exclude)
+	p.links = append(p.links, p.link)
+	p.prefer()
 	s.SetKeepalive(c.now, c.peerAlive)
 	for _, st := range slices.Clone(p.players) {
 		// What was asked in a session that the far end may never have known is asked again.
 		if st.control == nil || st.control.Session() != s && !st.connected && !st.control.Session().Confirmed() {
-			st.subscribe(c, s)
+			st.subscribe(c, p.link.session)
+		}
+	}
+}
+
+// prefer takes a session that the far end has proved to know for new streams, if there is one.
+func (p *peer) prefer() {
+	if p.link == nil || p.link.session.Confirmed() {
+		return
+	}
+	for _, l := range p.links {
+		if l.session.Confirmed() && l.session.State() == rtmfp.StateOpen {
+			p.link = l
+			return
 		}
 	}
 }
@@ -172,8 +188,13 @@ func (p *peer) failed(ev rtmfp.Event) {
 
 // closed is the end of a session with the peer.
 func (p *peer) closed(s *rtmfp.Session, reason rtmfp.Reason) {
+	p.links = slices.DeleteFunc(p.links, func(l *link) bool { return l.session == s })
 	if p.link != nil && p.link.session == s {
 		p.link = nil
+		if n := len(p.links); n > 0 {
+			p.link = p.links[n-1]
+		}
+		p.prefer()
 	}
 	status := Status{Code: NetStreamConnectClosed, Level: "status", Description: "the session with the peer has ended: " + reason.String()}
 	for _, st := range slices.Clone(p.players) {
@@ -246,12 +267,15 @@ func (p *peer) busy() bool {
 	if len(p.subs) > 0 {
 		return true
 	}
-	return slices.ContainsFunc(p.link.session.SendFlows(), func(f *rtmfp.SendFlow) bool { return f.State() == rtmfp.FlowClosing })
+	return slices.ContainsFunc(p.links, func(l *link) bool {
+		return slices.ContainsFunc(l.session.SendFlows(), func(f *rtmfp.SendFlow) bool { return f.State() == rtmfp.FlowClosing })
+	})
 }
 
 func (p *peer) tick() {
-	if p.link != nil {
-		p.link.tick()
+	p.prefer()
+	for _, l := range slices.Clone(p.links) {
+		l.tick()
 	}
 	p.introduce()
 	for _, sub := range slices.Clone(p.subs) {
@@ -259,8 +283,10 @@ func (p *peer) tick() {
 			sub.dismissed()
 		}
 	}
-	if p.link != nil && !p.idle.IsZero() && p.c.now.Sub(p.idle) >= peerLinger {
-		p.link.session.Close(p.c.now)
+	if !p.idle.IsZero() && p.c.now.Sub(p.idle) >= peerLinger {
+		for _, l := range slices.Clone(p.links) {
+			l.session.Close(p.c.now)
+		}
 	}
 }
 
@@ -270,11 +296,11 @@ func (p *peer) nextTimer() (at time.Time) {
 			at = t
 		}
 	}
-	if p.link != nil {
-		earlier(p.link.next)
-		if !p.idle.IsZero() {
-			earlier(p.idle.Add(peerLinger))
-		}
+	for _, l := range p.links {
+		earlier(l.next)
+	}
+	if len(p.links) > 0 && !p.idle.IsZero() {
+		earlier(p.idle.Add(peerLinger))
 	}
 	if p.again != nil {
 		earlier(p.againEnd)

@@ -125,8 +125,8 @@ func (c *core) setKeepalive(u UserControl) {
 	c.server.session.SetKeepalive(c.now, period(u.First))
 	c.peerAlive = period(u.Second)
 	for _, p := range c.peers {
-		if p.link != nil {
-			p.link.session.SetKeepalive(c.now, c.peerAlive)
+		for _, l := range p.links {
+			l.session.SetKeepalive(c.now, c.peerAlive)
 		}
 	}
 }
@@ -254,7 +254,7 @@ func (c *core) shutIfDone() {
 		return
 	}
 	for _, p := range c.peers {
-		if p.link != nil && p.busy() {
+		if p.busy() {
 			return
 		}
 	}

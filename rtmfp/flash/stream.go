@@ -69,7 +69,7 @@ func (s *stream) info() (info StreamInfo) {
 		case s.kind == streamPublishing:
 			info.VideoBitrate = s.pace.bitrate(k.cfg.Uplink, len(s.subscribers))
 		case s.peer != nil:
-			info.Path = s.peer.link.path()
+			info.Path = s.link(k).path()
 		}
 		return nil
 	})
@@ -84,4 +84,15 @@ func (s *stream) closeStream() error {
 		s.end(k)
 		return nil
 	})
+}
+
+// link is that of the session that the stream is in.
+func (s *stream) link(k *core) *link {
+	switch {
+	case s.subscriber != nil:
+		return k.linkOf(s.subscriber.control.Session())
+	case s.control != nil:
+		return k.linkOf(s.control.Session())
+	}
+	return nil
 }
