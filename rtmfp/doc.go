@@ -29,5 +29,6 @@
 //   - Answers to unproven addresses are limited in their factor only. Limits for each source prefix are the shell's.
 //   - A receiving flow takes at most 512 holes, a session at most 256 receiving flows, those that linger for two minutes
 //     after their end included: a far end that opens flows faster than two a second waits.
+//   - The congestion window of a session that rests stays as it was; its flows and their state, about 1 KiB, stay as well.
 //   - Counters do not name far ends; an Event does.
 package rtmfp
