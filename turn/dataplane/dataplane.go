@@ -3,7 +3,7 @@
 // An engine runs one turn.Core for each shard. plain is net.PacketConn and a goroutine for each socket, on any
 // system and in the simulator; socket, on Linux, is a thread for each shard around epoll and batched system calls, without a lock and without an
 // allocation for each packet. kernel is the same threads, but relayed ports are entries of a table instead of sockets: an eBPF program brings what comes to them, and
-// a raw socket sends from them. All keep to one seam, engine, so that policy, limits, counters and administration are the same.
+// a raw socket sends from them, or for a port that sends bursts a socket of its own while they last. All keep to one seam, engine, so that policy, limits, counters and administration are the same.
 //
 // In front of the socket and the kernel engine stands the offload, a cache of established flows (turn.Offload): an eBPF program at the interfaces (XDP)
 // relays their packets as they come in. Whatever is not in the cache, and every doubt, passes to the engine unchanged, which relays the same packet.
