@@ -68,7 +68,7 @@ func openKernel(ctx context.Context, cfg *Config, ledger *turn.Ledger) (engine, 
 
 // newKernel loads and attaches the programs.
 func newKernel(cfg *Config) (_ *kernel, err error) {
-	if lacks := missingCapabilities(); lacks != "" {
+	if lacks := missingCapabilities(unix.CAP_BPF, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW); lacks != "" {
 		return nil, unsupported("the kernel engine needs " + lacks)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -112,8 +112,14 @@ func oneLine(err error) string {
 	return strings.Join(strings.Fields(err.Error()), " ")
 }
 
-// missingCapabilities names the capabilities that the process lacks. CAP_SYS_ADMIN stands for CAP_BPF, which is younger.
-func missingCapabilities() string {
+// capabilityNames are the capabilities that the room asks for.
+var capabilityNames = map[uint]string{
+	unix.CAP_BPF: "CAP_BPF", unix.CAP_PERFMON: "CAP_PERFMON", unix.CAP_NET_ADMIN: "CAP_NET_ADMIN", unix.CAP_NET_RAW: "CAP_NET_RAW",
+}
+
+// missingCapabilities names those of the capabilities that the process lacks. CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON, which are
+// younger.
+func missingCapabilities(needs ...uint) string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if unix.Capget(&header, &data[0]) != nil {
@@ -121,14 +127,10 @@ func missingCapabilities() string {
 	}
 	has := func(c uint) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
 	var lacks []string
-	if !has(unix.CAP_BPF) && !has(unix.CAP_SYS_ADMIN) {
-		lacks = append(lacks, "CAP_BPF")
-	}
-	if !has(unix.CAP_NET_ADMIN) {
-		lacks = append(lacks, "CAP_NET_ADMIN")
-	}
-	if !has(unix.CAP_NET_RAW) {
-		lacks = append(lacks, "CAP_NET_RAW")
+	for _, c := range needs {
+		if !has(c) && !((c == unix.CAP_BPF || c == unix.CAP_PERFMON) && has(unix.CAP_SYS_ADMIN)) {
+			lacks = append(lacks, capabilityNames[c])
+		}
 	}
 	return strings.Join(lacks, ", ")
 }

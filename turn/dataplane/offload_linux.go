@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // Ours to tune.
@@ -51,7 +52,8 @@ type offload struct {
 
 // openOffload loads the program and attaches it. The error says in a few words what it would need.
 func openOffload(cfg *Config) (_ offloader, err error) {
-	if lacks := missingCapabilities(); lacks != "" {
+	// Without CAP_PERFMON the verifier takes no program that computes with pointers into a packet.
+	if lacks := missingCapabilities(unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_NET_ADMIN); lacks != "" {
 		return nil, errors.New("it needs " + lacks)
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
