@@ -176,3 +176,25 @@ func TestDatagramBetweenShardsMissesTheNextHolderOfTheTargetsPlace(t *testing.T)
 	core.HairpinFrom(b.now, Crossing{From: a.relayed, To: next.relayed, Prefix: 0}, b.packet([]byte("in time")))
 	same(t, "what is addressed to it arrives", next.gets(b.settle(b.shard)), a.relayed.String()+" in time")
 }
+
+// The rendezvous of this host is reached by its public address and by its local one, and each client hears it under the name that it uses.
+func TestTheOwnRendezvousAnswersUnderTheNameItWasCalledBy(t *testing.T) {
+	cfg := setup{relays: []RelayAddress{{ipOf("192.0.2.15"), ipOf("10.0.0.5")}}, policy: func(p *PolicyConfig) {
+		p.Profile = ProfileCorporate
+		p.OwnAddresses = append(p.OwnAddresses, ipOf("10.0.0.5"))
+		p.Services = append(p.Services, endpointOf("10.0.0.5:1935"), endpointOf("192.0.2.15:1935"))
+	}}
+	for _, name := range []string{"192.0.2.15:1935", "10.0.0.5:1935"} {
+		s := newServer(t, cfg)
+		c := s.client("10.1.2.3:4000").allocate()
+		out := c.expect(RelayedSend, func() []Output { return c.sendTo(name, "hello") })
+		same(t, name, out[0].Peer, endpointOf("10.0.0.5:1935")) // delivered on this host
+		out = c.expect(RelayedToData, func() []Output { return c.peer(c.relayed, "10.0.0.5:1935", []byte("welcome")) })
+		m, err := stun.Parse(out[0].Data)
+		from, _ := m.GetXORAddress(stun.AttrXORPeerAddress)
+		if err != nil || from != endpointOf(name) {
+			t.Errorf("%s answers as %v", name, from)
+		}
+		c.expect(DropPeerPort, func() []Output { return c.sendTo("192.0.2.15:9478", "admin") }) // and nothing else of this host
+	}
+}

@@ -201,6 +201,22 @@ func (c *Core) localForm(a netip.AddrPort) netip.AddrPort {
 	return a
 }
 
+// nameOf is the form of a peer's address that the client of the allocation uses: for a program of this host the public one, unless it has a
+// permission for the local one only.
+func (c *Core) nameOf(i uint32, from netip.AddrPort) netip.AddrPort {
+	public := c.publicForm(from)
+	if public == from {
+		return from
+	}
+	if _, ok := c.permissionOf(i, public.Addr()); ok {
+		return public
+	}
+	if _, ok := c.permissionOf(i, from.Addr()); ok {
+		return from
+	}
+	return public
+}
+
 // publicForm is the other way round.
 func (c *Core) publicForm(a netip.AddrPort) netip.AddrPort {
 	for i := range c.cfg.Relays {
@@ -260,7 +276,7 @@ func (c *Core) HairpinFrom(now time.Time, h Crossing, p Packet) {
 func (c *Core) FromPeer(now time.Time, allocation uint32, from netip.AddrPort, p Packet) {
 	c.begin(now)
 	c.stats.Read++
-	c.fromPeer(allocation, c.publicForm(from), p, nil)
+	c.fromPeer(allocation, c.nameOf(allocation, from), p, nil)
 }
 
 // fromPeer takes a datagram from a peer, whose address is in its public form. h is the way of one that another client sent.
