@@ -399,8 +399,9 @@ func TestInteropTCConn(t *testing.T) {
 	far.wait("NetConnection.Connect.Success")
 	var id flash.PeerID
 	for _, w := range words {
-		if p, err := flash.ParsePeerID(w); err == nil {
+		if p, err := flash.ParsePeerID(w); err == nil { // it prints nonces later
 			id = p
+			break
 		}
 	}
 	a := startTC(t, flash.IdentityConfig{}, "127.0.0.1")
