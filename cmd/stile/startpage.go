@@ -46,7 +46,9 @@ func (p *page) write(w io.Writer, version string) {
 		if row[1] == "" {
 			continue
 		}
-		fmt.Fprintf(w, "  %-16s %s\n", row[0], wrap(row[1], 19))
+		if row[1] != "" { // a dry run has no administration
+			fmt.Fprintf(w, "  %-16s %s\n", row[0], wrap(row[1], 19))
+		}
 	}
 	if p.MMSLine != "" {
 		fmt.Fprintf(w, "\n  Deploy this line in mms.cfg (`stile mmscfg` says where the file lives):\n\n      %s\n", p.MMSLine)
