@@ -323,6 +323,7 @@ func (c *Core) defaults() {
 // SetRules swaps policy, limits and credentials, and ends or narrows at once what the new ones refuse.
 func (c *Core) SetRules(now time.Time, r *Rules) {
 	c.begin(now)
+	old := c.rules
 	c.rules = r
 	c.authState = authState{}
 	c.defaults()
@@ -331,7 +332,7 @@ func (c *Core) SetRules(now time.Time, r *Rules) {
 		if a.id == 0 {
 			continue
 		}
-		c.dropFlows(uint32(i), none, none) // what is still allowed comes back with its next packet, and with the new limits
+		c.judgeFlows(uint32(i), old)
 		if c.now >= a.expires {
 			c.end(uint32(i), EndExpired)
 			continue

@@ -233,6 +233,23 @@ func (c *Core) dropFlows(i, perm, ch uint32) {
 	}
 }
 
+// judgeFlows ends the flows of an allocation that the new rules may refuse, before anything else is judged by them: what they still allow comes
+// back with its next packet. Routes change often where a routing protocol runs, so the others stay; whose permission or channel goes, goes
+// with it.
+func (c *Core) judgeFlows(i uint32, old *Rules) {
+	limits := &c.rules.Limits
+	all := limits.PacketsPerSecond != old.Limits.PacketsPerSecond || limits.BytesPerSecond != old.Limits.BytesPerSecond || // budgets were made of them
+		c.rules.Gate != nil && old.Gate == nil
+	for at := c.allocs[i].firstFlow; at != none; {
+		x := &c.flows[at]
+		next := x.next
+		if all || x.hairpin || x.kind == SendUp && !c.rules.Policy.JudgePort(x.peer).Allowed {
+			c.dropFlow(at)
+		}
+		at = next
+	}
+}
+
 // dropFlowFrom ends the way down from a peer: a new channel changes what its data look like.
 func (c *Core) dropFlowFrom(i uint32, peer netip.AddrPort) {
 	if at, ok := c.flowIndex[flowKey{peerKey{peer.Addr().As16(), i, peer.Port()}, ChannelDown.way()}]; ok {

@@ -330,6 +330,40 @@ func TestFlowsGoBeforeWhatTheyLeadThrough(t *testing.T) {
 	}
 }
 
+func TestNewRulesEndTheFlowsThatTheyMayRefuse(t *testing.T) {
+	for name, x := range map[string]struct {
+		change func(*setup)
+		left   string
+	}{
+		"the same rules":   {func(*setup) {}, "data down " + aPeer + ", send up " + aPeer},
+		"another rate":     {func(c *setup) { c.limits = func(l *Limits) { l.PacketsPerSecond = 7 } }, ""},
+		"the port refused": {func(c *setup) { c.policy = func(p *PolicyConfig) { p.Ports = NewPortSet([]PortRange{{1, 4999}}) } }, "data down " + aPeer},
+		"the peer refused": {func(c *setup) { c.policy = func(p *PolicyConfig) { p.Deny = prefixesOf("203.0.113.9/32") } }, ""},
+		"a gate": {func(c *setup) {
+			c.rules = func(r *Rules) { r.Gate = words() }
+		}, ""},
+	} {
+		s := newServer(t, setup{})
+		c := s.client("198.51.100.1:7000").allocate()
+		c.sendTo(aPeer, "one")
+		c.hears(aPeer)
+		c.sendTo(aPeer, "two")
+		same(t, name+": before", s.offloaded(0), "data down "+aPeer+", send up "+aPeer)
+		x.change(&s.cfg)
+		s.cores[0].SetRules(s.now, s.makeRules())
+		s.settle(0)
+		same(t, name, s.offloaded(0), x.left)
+	}
+	a, b := pair(t, 1, HairpinAll, ProfileCorporate)
+	for range 2 {
+		a.sendTo(b.relayed.String(), "one")
+		b.sendTo(a.relayed.String(), "two")
+	}
+	a.cores[0].SetRules(a.now, a.makeRules()) // prefixes of clients may have other numbers now
+	a.settle(0)
+	same(t, "hairpins", a.offloaded(0), "")
+}
+
 func TestAChannelThatIsOverTakesItsFlowsAlong(t *testing.T) {
 	s := newServer(t, setup{})
 	c := s.client("198.51.100.1:7000").allocate(lifetimeOf(3600))
