@@ -8,7 +8,7 @@ test:
 	./scripts/test
 
 sim: # long runs of the simulator, with many seeds
-	NATLAB_SEEDS=1000 go test -count=1 -timeout 60m ./nattest/... ./turn/... ./rtmfp/...
+	NATLAB_SEEDS=1000 go test -count=1 -timeout 60m ./nattest/... ./turn/... ./rtmfp/... ./rendezvous
 
 fuzz: # FUZZTIME=5m make fuzz
 	./scripts/fuzz $${FUZZTIME:-1m}
