@@ -206,6 +206,7 @@ func (m *meeting) serve(ctx context.Context, group *sync.WaitGroup, failed chan<
 		failed <- m.server.Serve(ctx)
 		_ = m.keys.Close() // nothing is written after
 	})
+	group.Go(func() { tidy(ctx) })
 	if m.listener != nil {
 		group.Go(func() { failed <- serveDirectory(ctx, m.listener, m.directory) })
 	}
