@@ -205,8 +205,15 @@ func TestAFlowEndsWithItsPermission(t *testing.T) {
 	}
 	for _, conn := range []net.PacketConn{x.client, x.peer} {
 		_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-		if n, _, err := conn.ReadFrom(make([]byte, 100)); err == nil {
-			t.Errorf("%d bytes reached %v", n, conn.LocalAddr())
+		buf := make([]byte, 100)
+		for {
+			n, _, err := conn.ReadFrom(buf)
+			if err != nil {
+				break
+			}
+			if string(buf[:n]) != hello { // of the beginning
+				t.Errorf("%q reached %v", buf[:n], conn.LocalAddr())
+			}
 		}
 	}
 }
