@@ -67,6 +67,9 @@ func (r *runner) awaitSurroundings(ctx context.Context) near {
 		if (r.cfg.Gateway != nil || r.cfg.Hop != nil) && r.s.budget-r.s.sent < surroundSent {
 			return near{s: Surroundings{Missing: []string{"gateway and hops: losses used the packets up"}}}
 		}
+		if s := r.s; s.replied && now.Add(surroundTime+s.longest).After(s.deadline()) {
+			return near{s: Surroundings{Missing: []string{"gateway and hops: losses used the time up"}}}
+		}
 		r.startSurround(ctx, now)
 	}
 	late := time.AfterFunc(time.Until(r.looked.Add(surroundTime+r.s.longest)), r.stop)

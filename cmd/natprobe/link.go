@@ -311,7 +311,7 @@ func (l *link) throughput(ctx context.Context, r *linkReport, e *end, to net.Add
 		if sent == 0 {
 			return
 		}
-		delivered := float64(got) * payloadBytes * 8 / 1e6 / loadStep.Seconds()
+		delivered := math.Round(float64(got)*payloadBytes*8/1e3/loadStep.Seconds()) / 1e3
 		if float64(got) < loadEnough*float64(sent) {
 			r.Throughput, r.AtLeast = max(r.Throughput, delivered), false
 			return
