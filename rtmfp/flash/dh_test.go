@@ -106,7 +106,7 @@ func TestPowersAreThoseOfMathBig(t *testing.T) {
 			new(big.Int), big.NewInt(1), big.NewInt(2), big.NewInt(31), big.NewInt(32), new(big.Int).Sub(g.p, big.NewInt(1)), new(big.Int).Rsh(g.p, 1),
 			new(big.Int).Lsh(big.NewInt(1), 64), new(big.Int).Lsh(big.NewInt(1), uint(g.exponent)), new(big.Int).Sub(g.p, big.NewInt(1<<24)),
 		}
-		for range 6 {
+		for range 2 {
 			n, err := rand.Int(rand.Reader, g.p)
 			if err != nil {
 				t.Fatal(err)
@@ -115,7 +115,7 @@ func TestPowersAreThoseOfMathBig(t *testing.T) {
 		}
 		for _, y := range special {
 			for _, x := range special {
-				if x.BitLen() > g.exponent+1 && g.size > 256 {
+				if x.BitLen() > g.exponent+1 && g.size > 128 {
 					continue // slow
 				}
 				if got, want := g.power(y, x), new(big.Int).Exp(y, x, g.p); got.Cmp(want) != 0 {
