@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stilenet/stile/nattest"
 	"github.com/stilenet/stile/nattest/natlab"
 	"github.com/stilenet/stile/rtmfp/flash"
 )
@@ -83,6 +84,10 @@ func simulateCall(t *testing.T, l *lab, seed uint64) (outcome string) {
 	started := func() bool { return va.has(flash.NetStreamPlayStart) && vb.has(flash.NetStreamPlayStart) }
 	wait(t, "the call, or a reason", 3*time.Minute, func() bool { return started() || ended(alice) || ended(bob) })
 	if !started() {
+		unreachable := slices.Contains(alice.codes(), flash.NetStreamConnectFailed) || slices.Contains(bob.codes(), flash.NetStreamConnectFailed)
+		if direct := nattest.Predict(wa.verdict, wb.verdict).Path == nattest.PathDirect; unreachable && (withProxy || direct) {
+			t.Fatalf("%s and %s, proxy %v, predicted direct %v, %+v: %s", wa.name, wb.name, withProxy, direct, quality, last(alice, bob))
+		}
 		return fmt.Sprint("not started: ", last(alice, bob))
 	}
 	sent := [2]int{}
