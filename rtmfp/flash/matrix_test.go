@@ -59,6 +59,7 @@ func TestThePathIsWhatThePredictorSays(t *testing.T) {
 	for i, wa := range all {
 		for j, wb := range all {
 			t.Run(wa.name+"/"+wb.name, func(t *testing.T) {
+				t.Parallel()
 				inLab(t, uint64(100*i+j), func(t *testing.T, l *lab) {
 					defer l.proxy()()
 					alice, bob := l.join("alice", 10, wa), l.join("bob", 11, wb)
