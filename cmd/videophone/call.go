@@ -600,7 +600,7 @@ func (c *call) words() string {
 		if c.code == "" {
 			return "Nobody answers there. Are they online, and is the ID right?"
 		}
-		return "No way leads there (" + c.code + "). A TURN proxy in mms.cfg (RTMFPTURNProxy) would help."
+		return "They do not answer: offline, or no way leads there (" + c.code + "). If others reach them, a TURN proxy in mms.cfg (RTMFPTURNProxy) helps."
 	}
 	return "The connection was lost."
 }

@@ -23,6 +23,7 @@ type deskPage struct {
 	mu     sync.Mutex
 	state  view
 	frames map[int]int // by leg
+	seen   func(frame) // under mu; may be nil
 }
 
 // services starts stile serve on loopback and returns the flags that lead phones there.
@@ -37,9 +38,14 @@ func services(t *testing.T) []string {
 func openDesk(t *testing.T, flags []string, name string) *deskPage {
 	t.Helper()
 	log := launch(t, phoneBinary, flags...)
-	address := strings.TrimPrefix(await(t, log, "page "), "page ")
+	return sitDown(t, strings.TrimPrefix(await(t, log, "page "), "page "), name, log, nil)
+}
+
+// sitDown opens the page of a phone, with a client that reaches it, and goes online.
+func sitDown(t *testing.T, address, name string, log <-chan string, client *http.Client) *deskPage {
+	t.Helper()
 	base, token, _ := strings.Cut(address, "/#")
-	conn, _, err := websocket.Dial(t.Context(), strings.Replace(base, "http", "ws", 1)+"/socket?token="+token, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {base}}})
+	conn, _, err := websocket.Dial(t.Context(), strings.Replace(base, "http", "ws", 1)+"/socket?token="+token, &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {base}}, HTTPClient: client})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +73,9 @@ func (d *deskPage) read() {
 			}
 		} else if f, err := parseFrame(b); err == nil {
 			d.frames[f.leg]++
+			if d.seen != nil {
+				d.seen(f)
+			}
 		}
 		d.mu.Unlock()
 	}
