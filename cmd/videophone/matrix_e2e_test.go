@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	}
 	// Pairs of the matrix mostly wait.
 	flag.Parse()
-	_ = flag.Set("test.parallel", "6")
+	_ = flag.Set("test.parallel", "8")
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
