@@ -43,7 +43,7 @@ type Initiation interface {
 }
 
 // Identity is the near identity with the functions that a Cryptography Profile has for it (§3.2). Byte slices are only
-// read, and not kept. Verify, Sign, Respond and Initiation.Combine are called by Keying.Run, which may be on another
+// read; who keeps one beyond the call copies it. Verify, Sign, Respond and Initiation.Combine are called by Keying.Run, which may be on another
 // goroutine than everything else; they must be safe for that.
 type Identity interface {
 	// DefaultCipher returns the cipher of the Default Session Key (§2.2.3).

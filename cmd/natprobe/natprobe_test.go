@@ -414,6 +414,9 @@ func TestRendezvousIsTriedByAHandshake(t *testing.T) {
 		"something else":    {false, "meet", stateRefuses},
 		"silent":            {true, "meet:1936", stateSilent},
 		"name without host": {true, "nobody", stateSilent},
+		// Nobody names one: the proxy's host may have one, and is not accused if it has none.
+		"beside the proxy": {true, "", stateAnswers},
+		"something beside": {false, "", stateNotTested},
 	} {
 		t.Run(name, func(t *testing.T) {
 			natlab.Run(t, 1, func(t *testing.T, n *natlab.Net) {
@@ -421,7 +424,13 @@ func TestRendezvousIsTriedByAHandshake(t *testing.T) {
 				meet := n.Internet().Host("meet", "203.0.113.9")
 				meet.SetQuiet(true)
 				rendezvous(t, meet, tc.answer)
-				out, _, _ := d.run(t, "--server", "server", "--rtmfp", tc.server, "--json")
+				args := []string{"--server", "server", "--json"}
+				if tc.server != "" {
+					args = append(args, "--rtmfp", tc.server)
+				} else {
+					args = append(args, "--turn", "meet")
+				}
+				out, _, _ := d.run(t, args...)
 				var r result
 				if err := json.Unmarshal([]byte(out), &r); err != nil || r.Rendezvous.State != tc.state {
 					t.Errorf("%v: %+v", err, r.Rendezvous)

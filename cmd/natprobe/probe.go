@@ -57,7 +57,7 @@ func (a *app) probe() *cobra.Command {
 	f := c.Flags()
 	f.StringArrayVar(&o.servers, "server", nil, "STUN server, host or host:port; may be repeated, up to 4")
 	f.StringVar(&o.turn, "turn", "", "TURN proxy to try; default: that of mms.cfg, else the first server")
-	f.StringVar(&o.rtmfp, "rtmfp", "", "rendezvous to try, host, host:port or rtmfp://host")
+	f.StringVar(&o.rtmfp, "rtmfp", "", "rendezvous to try, host, host:port or rtmfp://host (default: that of the proxy's host, if it has one)")
 	f.StringVar(&o.config, "config", "", "configuration file; default: NATPROBE_CONFIG, else stile/natprobe.yaml of the user, else /etc/stile/natprobe.yaml")
 	f.BoolVar(&o.json, "json", false, "print JSON, with the evidence")
 	f.StringVar(&o.html, "html", "", "write a page with pictures to this file")
@@ -181,7 +181,13 @@ func (a *app) measure(ctx context.Context, o *options, s sources, p *progress) (
 		grace = proxyLast
 	}
 	tried, until := proxy(grace)
+	if s.guessed { // it has had the probe's round trips, and its silence is no finding
+		until = time.Now()
+	}
 	met := rendezvous(until)
+	if s.guessed && met.State != stateAnswers {
+		met = serviceState{State: stateNotTested}
+	}
 	if err != nil {
 		return nil, err
 	}

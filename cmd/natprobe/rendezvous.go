@@ -30,9 +30,6 @@ var errNoRTMFP = errors.New("what answers is not RTMFP")
 // startRendezvousTest begins a handshake with a rendezvous, and ends it at the server's RHello: that costs the server nothing. The
 // function it returns waits for the outcome as that of startProxyTest does.
 func (a *app) startRendezvousTest(ctx context.Context, server string) (finish func(until time.Time) serviceState) {
-	if server == "" {
-		return func(time.Time) serviceState { return serviceState{State: stateNotTested} }
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan serviceState, 1)
 	go func() { done <- a.tryRendezvous(ctx, server) }()

@@ -20,7 +20,8 @@ const srvTime = 1500 * time.Millisecond // for all SRV records
 type sources struct {
 	servers []string
 	turn    string // a TURN proxy as turn/client reads it
-	rtmfp   string // a rendezvous; "" if nobody named one
+	rtmfp   string // a rendezvous
+	guessed bool   // nobody named rtmfp: `stile serve` has one beside its proxy
 	from    string // for people
 	mms     mmsFile
 }
@@ -99,6 +100,12 @@ func (a *app) find(ctx context.Context, o *options) (sources, error) {
 	}
 	if s.turn == "" {
 		s.turn = s.servers[0]
+	}
+	if s.rtmfp == "" {
+		s.rtmfp, s.guessed = bare(s.turn), true
+		if host, _, err := net.SplitHostPort(s.rtmfp); err == nil {
+			s.rtmfp = host
+		}
 	}
 	return s, nil
 }

@@ -40,6 +40,7 @@
 //
 //   - A NetStream is with a peer: there are none to or from a media server, no remoting, no shared objects, no NetGroup.
 //   - A NetConnection connects once, because its peer ID must not be used again (§5.3).
+//   - NetConnection.Call is not there, and reliability is by kind of message, not by flags of a stream.
 //   - There is no playback buffer: NetStream.Buffer.* is not produced, and OnMessage has messages as they come.
 //   - Streams of peers are in AMF0, whatever Config.ObjectEncoding says of the server, because librtmfp reads no other.
 //   - A peer's relayed address is known as one if it is of the same machine as this end's; otherwise the path is taken for
