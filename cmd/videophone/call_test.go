@@ -348,6 +348,18 @@ func TestGlareEndsInOneCall(t *testing.T) {
 	}
 }
 
+func TestInGlareTheSmallerIDStaysTheCaller(t *testing.T) {
+	for seed := range uint64(20) {
+		p := newPhones(t, seed, "a", "b")
+		p.of("b").place(p.now, id("a"), "a", "a")
+		p.of("a").place(p.now, id("b"), "b", "b")
+		p.run(2 * time.Second)
+		if c := p.of("a").live(id("b")); c == nil || !c.caller {
+			t.Fatalf("seed %d: %+v", seed, c)
+		}
+	}
+}
+
 // TestClosingInEveryOrderLeavesNothingBehind lets both sides do everything at random times, and then waits.
 func TestClosingInEveryOrderLeavesNothingBehind(t *testing.T) {
 	for seed := range uint64(2000) {
