@@ -9,7 +9,7 @@ import (
 )
 
 func (a app) config() *cobra.Command {
-	c := &cobra.Command{Use: "config", Short: "Check or print a configuration", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "config", Short: "Check or print a configuration", Args: cobra.NoArgs, RunE: help}
 	check := &cobra.Command{
 		Use: "check FILE", Short: "Say what is wrong with a configuration file", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -23,7 +23,7 @@ import (
 
 func (a app) keys() *cobra.Command {
 	c := &cobra.Command{
-		Use: "keys", Short: "Manage the developer keys of the rendezvous", Args: cobra.NoArgs,
+		Use: "keys", Short: "Manage the developer keys of the rendezvous", Args: cobra.NoArgs, RunE: help,
 		Long: "Keys are handles for quotas, not secrets: an application connects to rtmfp://HOST/KEY, and that URL travels in its first packet, under\n" +
 			"a published encryption key. They count from rendezvous.keys.required: true on.\n\n" +
 			"The commands ask the running server. When none runs they change keys.db in state.dir themselves.",

@@ -34,6 +34,7 @@ func run(args []string, a app) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
+		RunE:          help,
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -42,6 +43,7 @@ func run(args []string, a app) int {
 		return usage{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(a.serve(), a.status(), a.sessions(), a.drain(), a.reloadCmd(), a.keys(), a.config(), a.mmscfg(), a.version())
+	explainArgs(root)
 	err := root.ExecuteContext(context.Background())
 	if err == nil {
 		return 0
@@ -52,6 +54,31 @@ func run(args []string, a app) int {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// help is what a command does that only holds others. Without it cobra would take an unknown one for a question and exit with 0.
+func help(c *cobra.Command, _ []string) error { return c.Help() }
+
+// explainArgs makes a wrong number of arguments, or an unknown command, a mistake in the command line that names the remedy.
+func explainArgs(c *cobra.Command) {
+	c.SuggestionsMinimumDistance = 2
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			err := check(c, args)
+			if err == nil {
+				return nil
+			}
+			if c.HasSubCommands() && len(args) > 0 {
+				if s := c.SuggestionsFor(args[0]); len(s) > 0 {
+					return usage{fmt.Errorf("%w: did you mean `%s %s`?", err, c.CommandPath(), s[0])}
+				}
+			}
+			return usage{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
+		}
+	}
+	for _, sub := range c.Commands() {
+		explainArgs(sub)
+	}
 }
 
 // usage is a mistake in the command line.

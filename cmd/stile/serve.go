@@ -25,8 +25,9 @@ import (
 func (a app) serve() *cobra.Command {
 	var dryRun bool
 	c := &cobra.Command{
-		Use: "serve", Short: "Serve TURN and STUN until told to stop", Args: cobra.NoArgs,
-		Long: "Serve runs the TURN proxy. It needs no configuration: clients from private networks reach the public internet through it.\n\n" +
+		Use: "serve", Short: "Run the TURN proxy and the rendezvous until told to stop", Args: cobra.NoArgs,
+		Long: "Serve runs the TURN proxy, STUN and the RTMFP rendezvous. It needs no configuration: clients from private networks reach the public\n" +
+			"internet through the proxy, and players from everywhere are introduced to each other. It says so, with the line for mms.cfg.\n\n" +
 			"SIGHUP reads the configuration again; SIGTERM or Ctrl-C takes no new allocations, waits for the old ones for\n" +
 			"server.drain_timeout, and ends; a second one ends at once.",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -153,11 +154,11 @@ func (a app) newServer(ctx context.Context, load func() (*config.Config, error),
 func startError(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w: another program has the port: end it, or choose another one there", err)
+		return fmt.Errorf("%w: end that program, or choose another port there", err)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fmt.Errorf("%w: this user may not open it: choose a port above 1023 there, or give the process CAP_NET_BIND_SERVICE", err)
+		return fmt.Errorf("%w: choose a port above 1023 there, or give the process CAP_NET_BIND_SERVICE", err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w: the address is not one of this machine: correct it there", err)
+		return fmt.Errorf("%w: name an address of this machine there", err)
 	}
 	return err
 }

@@ -82,10 +82,18 @@ func TestStartPageSaysWhoMayReachWhom(t *testing.T) {
 }
 
 func TestMistakesOfTheCommandLineExitWith64(t *testing.T) {
-	for _, args := range [][]string{{"serve", "--no-such-flag"}, {"sessions", "trace"}, {"mmscfg", "--proxy", "http://x/"}} {
+	for _, args := range [][]string{{"serve", "--no-such-flag"}, {"sessions", "trace"}, {"mmscfg", "--proxy", "http://x/"},
+		{"config", "check"}, {"config", "chekc"}, {"keys", "frob"}, {"serve", "now"}} {
 		if _, stderr, code := command(t, args...); code != exitUsage {
 			t.Errorf("stile %s: exit %d: %s", strings.Join(args, " "), code, stderr)
 		}
+	}
+}
+
+func TestAnUnknownCommandNamesTheOneThatIsMeant(t *testing.T) {
+	stdout, stderr, code := command(t, "stauts")
+	if code != exitUsage || !strings.Contains(stderr, "`stile status`") || stdout != "" {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 }
 

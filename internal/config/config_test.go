@@ -709,6 +709,7 @@ func TestBadInputOfTheRendezvousNamesKeyAndRemedy(t *testing.T) {
 		"TCP":          {"rendezvous: {listen: [\"tcp://:1935\"]}\n", `config: rendezvous.listen: "tcp://:1935" has the scheme tcp: write udp://:1935 or udp://192.0.2.1:1935: RTMFP is UDP only`},
 		"options":      {"rendezvous: {listen: [\"udp://:1935?auth=none\"]}\n", `config: rendezvous.listen: "udp://:1935?auth=none" has options, and there are none here: write udp://:1935 or udp://192.0.2.1:1935`},
 		"twice":        {"rendezvous: {listen: [\"udp://:1935\", \"udp://\"]}\n", "config: rendezvous.listen: udp://:1935 is there twice: remove one"},
+		"TURN's TCP":   {"rendezvous: {directory: {listen: \":3478\"}}\n", "config: rendezvous.directory.listen: tcp://:3478 is a listener of turn.listen as well: choose another port"},
 		"TURN's":       {"rendezvous: {listen: [\"udp://:3478\"]}\n", "config: rendezvous.listen: udp://:3478 is a listener of turn.listen as well: choose another port"},
 		"auto":         {"rendezvous: {addresses: [auto]}\n", "config: rendezvous.addresses: auto cannot choose an address of the connectivity check: write an address of this machine, or public=local"},
 		"four":         {"rendezvous: {addresses: [192.0.2.1, 192.0.2.2, 192.0.2.3, 192.0.2.4]}\n", "config: rendezvous.addresses: 4 addresses: write at most three"},

@@ -84,7 +84,7 @@ var keysRendezvous = []key{
 			return nil
 		},
 		get: func(c *Config) value { return value{c.Rendezvous.Directory.Listen.String()} }},
-	boolKey("rendezvous.keys.required", "serve only clients whose URL has a key of `stile keys`", func(c *Config) *bool { return &c.Rendezvous.Keys.Required }),
+	boolKey("rendezvous.keys.required", "serve only clients whose URL has a key made by stile keys", func(c *Config) *bool { return &c.Rendezvous.Keys.Required }),
 	listKey("rendezvous.dh_groups", value{"2", "5", "14"}, "Diffie-Hellman groups that clients may choose: 2, 5, 14, 16",
 		parseDHGroup, strconv.Itoa, checkDHGroups, func(c *Config) *[]int { return &c.Rendezvous.DHGroups }).restarts(),
 	numberKey("rendezvous.limits.sessions", 1_000_000, 1, 100_000_000, "sessions in all", func(c *Config) *int { return &c.Rendezvous.Limits.Sessions }).restarts(),
@@ -223,6 +223,13 @@ func (c *Config) validateRendezvous(fail func(name, remedy, format string, args 
 		for _, t := range c.Turn.Listen {
 			if t.Network == "udp" && t.Port == l.Port && t.Port != 0 && (!t.Addr.IsValid() || !l.Addr.IsValid() || t.Addr == l.Addr) {
 				fail("rendezvous.listen", "choose another port", "%s is a listener of turn.listen as well", l)
+			}
+		}
+	}
+	if d := r.Directory.Listen; len(r.Listen) > 0 && d.Port != 0 {
+		for _, t := range c.Turn.Listen {
+			if t.Network == "tcp" && t.Port == d.Port && (!t.Addr.IsValid() || !d.Addr.IsValid() || t.Addr == d.Addr) {
+				fail("rendezvous.directory.listen", "choose another port", "%s is a listener of turn.listen as well", t)
 			}
 		}
 	}
