@@ -211,6 +211,9 @@ func TestDrainRefusesNewAllocationsAndEndsWithTheLastOne(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the server lives after its last allocation")
 	}
+	if log := d.cmd.Log(); !strings.Contains(log, "no allocation is left") {
+		t.Errorf("the log does not say why it ended:\n%s", log)
+	}
 }
 
 func TestSystemdHearsReadyWatchdogAndStopping(t *testing.T) {

@@ -45,7 +45,7 @@ func (a app) serve() *cobra.Command {
 			return s.run(c.Context())
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "open the sockets, print what would be served, and end")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "open the sockets of TURN and the rendezvous, print what would be served, and end")
 	config.Flags(c.Flags())
 	return c
 }
@@ -296,7 +296,14 @@ func (s *server) startDrain(ctx context.Context) <-chan struct{} {
 		said := time.Time{}
 		for {
 			stats, err := s.plane.Stats(ctx)
-			if err != nil || stats.Allocations == 0 || !time.Now().Before(end) {
+			switch {
+			case err != nil:
+				return
+			case stats.Allocations == 0:
+				s.log.Info().Msg("ends: was told to, and no allocation is left")
+				return
+			case !time.Now().Before(end):
+				s.log.Warn().Int("allocations", stats.Allocations).Msg("ends: server.drain_timeout is over, and these allocations with it")
 				return
 			}
 			if time.Since(said) > 10*time.Second {
