@@ -13,7 +13,7 @@ type serverSpec struct {
 }
 
 // placeholders says what a server's command line may contain.
-const placeholders = `{ip} and {port} to listen on, {relay_ip}, {min_port} and {max_port} of relayed addresses, {dir} for files`
+const placeholders = `{ip} and {port} to listen on, {relay_ip}, {min_port} and {max_port} of relayed addresses, {dir} for files; it may begin with a preset in braces, as "{stile} --turn.engine socket"`
 
 // presets are commands that need no explanation: what Debian installs, and our own as `make bench` builds it. Ours has
 // the limits of one client raised, because all clients of the laboratory have one address, and kept in force.
@@ -35,6 +35,11 @@ func parseServerSpec(s string) (serverSpec, error) {
 	name, cmd, ok := strings.Cut(s, "=")
 	if !ok || name == "" || strings.TrimSpace(cmd) == "" || strings.ContainsAny(name, " \t/{") {
 		return serverSpec{}, fmt.Errorf("%q is neither NAME=COMMAND nor a preset (coturn, stile, rendezvous)", s)
+	}
+	for preset, whole := range presets {
+		if rest, ok := strings.CutPrefix(cmd, "{"+preset+"}"); ok {
+			return serverSpec{Name: name, Command: whole + rest}, nil
+		}
 	}
 	return serverSpec{Name: name, Command: cmd}, nil
 }

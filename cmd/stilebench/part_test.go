@@ -28,3 +28,10 @@ Behind.
 		t.Errorf("the same part changes the page:\n%s", again)
 	}
 }
+
+func TestACommandMayBeginWithAPreset(t *testing.T) {
+	got, err := parseServerSpec("socket={stile} --turn.engine socket")
+	if err != nil || got.Name != "socket" || got.Command != presets["stile"]+" --turn.engine socket" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
