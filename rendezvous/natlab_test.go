@@ -244,33 +244,20 @@ func (l *lab) watch(p, q *player, limit time.Duration) flash.Path {
 	if err := out.Publish("cam"); err != nil {
 		l.t.Fatal(err)
 	}
+	in := flash.NewNetStream(q.nc, p.nc.NearID())
 	var mu sync.Mutex
 	got := 0
-	var in *flash.NetStream
-	// As an application does, try again when nothing comes of it: over a bad link a session may end as soon as it is open.
-	const attempt = 25 * time.Second
-	for end := time.Now().Add(limit); len(out.PeerStreams()) == 0; {
-		if !time.Now().Before(end) {
-			l.t.Fatalf("no subscriber within %v", limit)
-		}
-		if in != nil {
-			_ = in.Close() // it may have ended by itself
-		}
-		in = flash.NewNetStream(q.nc, p.nc.NearID())
-		in.OnMessage = func(m flash.Message) {
-			mu.Lock()
-			defer mu.Unlock()
-			if m.Type == flash.MessageDataAMF0 {
-				got++
-			}
-		}
-		if err := in.Play("cam"); err != nil {
-			l.t.Fatal(err)
-		}
-		for again := time.Now().Add(attempt); len(out.PeerStreams()) == 0 && time.Now().Before(again); {
-			time.Sleep(10 * time.Millisecond)
+	in.OnMessage = func(m flash.Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		if m.Type == flash.MessageDataAMF0 {
+			got++
 		}
 	}
+	if err := in.Play("cam"); err != nil {
+		l.t.Fatal(err)
+	}
+	l.within(limit, "a subscriber", func() bool { return len(out.PeerStreams()) == 1 })
 	if err := out.Send("hello", 1); err != nil {
 		l.t.Fatal(err)
 	}
@@ -312,7 +299,8 @@ func TestPlayersBehindNATsMeetThroughTheService(t *testing.T) {
 
 func TestPlayersMeetOverBadLinks(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
-		// Between the players that is 28 % each way.
+		// Between the players that is 28 % each way. By the schedules of IHello, IIKeying and the request, in turn and without what the
+		// forwarded IHello adds, at most 8 runs in 10,000 need longer than the 95 s that an opening may take.
 		bad := natlab.LinkConfig{Delay: 15 * time.Millisecond, Jitter: 20 * time.Millisecond, Loss: 0.15, Duplicate: 0.2, Reorder: 0.2}
 		a := l.player("ann", l.behind("nat-a", "203.0.113.1", natlab.EIM, natlab.APDF), "192.168.1.2", bad, nil).mustConnect()
 		b := l.player("bob", l.behind("nat-b", "203.0.113.2", natlab.EIM, natlab.APDF), "192.168.1.2", bad, nil).mustConnect()

@@ -381,6 +381,35 @@ func TestPeersWhoCallEachOtherAtOnceShareASession(t *testing.T) {
 }
 
 // TestLossOf5PercentHoldsNoAudioBack: reliable data is whole, and audio comes at most 250 ms late or not at all.
+// TestAPublisherWaitsForAPeerWhoseSessionOpensSlowly loses each answer to the IIKeying for 9 s, and then the request itself for 2 s: longer
+// than a session without streams is kept, counted from the publisher's end of the opening.
+func TestAPublisherWaitsForAPeerWhoseSessionOpensSlowly(t *testing.T) {
+	inLab(t, 1, func(t *testing.T, l *lab) {
+		alice := l.player("alice", l.n.Internet(), "203.0.113.1", nil)
+		bob := l.player("bob", l.n.Internet(), "203.0.113.2", nil)
+		alice.connect()
+		bob.connect()
+		alice.publish("cam")
+		v := bob.play(alice.nc.NearID(), "cam")
+		// By the introducer the first answer of alice comes 3 links later. The IIKeying is sent then, and 1.5, 4.5 and 9 s later.
+		const keying = 3 * linkDelay
+		time.Sleep(keying + linkDelay/2)
+		l.deafen(bob, netip.MustParseAddr("203.0.113.1"))
+		time.Sleep(9*time.Second - linkDelay/2)
+		l.deafen(bob)
+		time.Sleep(linkDelay * 3 / 2)
+		l.deafen(alice, netip.MustParseAddr("203.0.113.2"))
+		time.Sleep(2 * time.Second)
+		l.deafen(alice)
+		wait(t, "Play.Start", 10*time.Second, func() bool { return v.has(flash.NetStreamPlayStart) })
+		for _, p := range []*player{alice, bob} {
+			if slices.Contains(p.codes(), flash.NetStreamConnectClosed) {
+				t.Errorf("%s: %v", p.host.Name(), p.codes())
+			}
+		}
+	})
+}
+
 func TestLossOf5PercentHoldsNoAudioBack(t *testing.T) {
 	for seed := range uint64(5) {
 		inLab(t, seed, func(t *testing.T, l *lab) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -18,7 +19,9 @@ import (
 type rogue struct {
 	t      testing.TB
 	tr     *transport.Transport
+	id     *flash.Identity
 	events map[rtmfp.EventKind]int
+	ends   int // so many sessions of others it closes as soon as they are open
 	frees  []func()
 }
 
@@ -34,10 +37,16 @@ func (l *lab) rogue(addr string) *rogue {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	r := &rogue{t: l.t, events: make(map[rtmfp.EventKind]int)}
+	r := &rogue{t: l.t, id: id, events: make(map[rtmfp.EventKind]int)}
 	r.tr, err = transport.New(transport.Config{
 		Endpoint: rtmfp.Config{Identity: id, Random: newRandom(l.n.Seed(), 667)}, Interfaces: []transport.Interface{{Conn: conn}}, KeyingWorkers: 1,
-		Handle: func(_ time.Time, _ *rtmfp.Endpoint, ev rtmfp.Event) { r.events[ev.Kind]++ },
+		Handle: func(now time.Time, _ *rtmfp.Endpoint, ev rtmfp.Event) {
+			r.events[ev.Kind]++
+			if ev.Kind == rtmfp.EventSessionOpen && ev.Session.Role() == rtmfp.RoleResponder && r.ends > 0 {
+				r.ends--
+				ev.Session.Close(now)
+			}
+		},
 	})
 	if err != nil {
 		l.t.Fatal(err)
@@ -62,12 +71,26 @@ func (r *rogue) do(f func(now time.Time, e *rtmfp.Endpoint)) {
 	}
 }
 
+// register lets the introducer know of it.
+func (r *rogue) register() {
+	r.t.Helper()
+	s := r.open(flash.ServerEPD(url))
+	b, err := flash.AppendCommand(nil, flash.AMF0, flash.SetPeerInfo(nil))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.flow(s, flash.AppendFlowMetadata(nil, flash.FlowMetadata{}), b)
+	time.Sleep(time.Second)
+}
+
 // reach opens a session with a peer through the introducer.
-func (r *rogue) reach(peer flash.PeerID) (s *rtmfp.Session) {
+func (r *rogue) reach(peer flash.PeerID) *rtmfp.Session { r.t.Helper(); return r.open(peer.EPD()) }
+
+func (r *rogue) open(epd []byte) (s *rtmfp.Session) {
 	r.t.Helper()
 	r.do(func(now time.Time, e *rtmfp.Endpoint) {
 		var err error
-		s, err = e.Open(now, peer.EPD(), rtmfp.Candidate{Interface: rtmfp.AnyInterface, Addr: netip.AddrPortFrom(netip.MustParseAddr(introducerAddress), 1935)})
+		s, err = e.Open(now, epd, rtmfp.Candidate{Interface: rtmfp.AnyInterface, Addr: netip.AddrPortFrom(netip.MustParseAddr(introducerAddress), 1935)})
 		if err != nil {
 			r.t.Error(err)
 		}
@@ -98,6 +121,33 @@ func playMessage(name string) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// TestASessionThatEndsBeforeTheRequestIsOpenedAgain, but not for ever: a publisher may have given up waiting for the opening.
+func TestASessionThatEndsBeforeTheRequestIsOpenedAgain(t *testing.T) {
+	for _, test := range []struct{ ends, opened int }{{1, 2}, {4, 5}, {1000, 5}} {
+		inLab(t, 1, func(t *testing.T, l *lab) {
+			bob := l.player("bob", l.n.Internet(), "203.0.113.2", nil)
+			bob.connect()
+			r := l.rogue("203.0.113.66")
+			defer r.end()
+			r.register()
+			r.do(func(time.Time, *rtmfp.Endpoint) { r.ends = test.ends; clear(r.events) })
+			bob.play(r.id.PeerID(), "cam")
+			time.Sleep(90 * time.Second)
+			r.do(func(time.Time, *rtmfp.Endpoint) {
+				if n := r.events[rtmfp.EventSessionOpen]; n != test.opened {
+					t.Errorf("%d sessions of %d end: %d opened", test.ends, test.opened, n)
+				}
+				if n := r.events[rtmfp.EventFlowOpen]; (n == 1) != (test.ends < test.opened) {
+					t.Errorf("%d requests", n)
+				}
+			})
+			if closed := slices.Contains(bob.codes(), flash.NetStreamConnectClosed); closed != (test.ends >= test.opened) {
+				t.Error(bob.codes())
+			}
+		})
+	}
 }
 
 func TestAPeerThatOpensTooManyStreamsIsBounded(t *testing.T) {

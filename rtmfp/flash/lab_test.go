@@ -231,6 +231,7 @@ type player struct {
 	mu      sync.Mutex
 	events  []flash.NetStatusEvent
 	blocked []netip.Addr // whom its direct socket does not reach
+	deaf    []netip.Addr // whom it does not hear
 }
 
 // gate is the direct socket of a player, behind a firewall that can be told what to drop.
@@ -255,10 +256,23 @@ func (g *gate) WriteTo(b []byte, to net.Addr) (int, error) {
 func (g *gate) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := g.PacketConn.ReadFrom(b)
-		if err != nil || !g.drops(from) {
+		if err != nil || !g.drops(from) && !g.deafTo(from) {
 			return n, from, err
 		}
 	}
+}
+
+func (g *gate) deafTo(a net.Addr) bool {
+	g.p.mu.Lock()
+	defer g.p.mu.Unlock()
+	return slices.Contains(g.p.deaf, a.(*net.UDPAddr).AddrPort().Addr().Unmap())
+}
+
+// deafen drops what comes to a player's direct socket from the addresses, and nothing else any more.
+func (l *lab) deafen(p *player, addrs ...netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deaf = addrs
 }
 
 // block drops what goes between a player's direct socket and the addresses, and nothing else any more.

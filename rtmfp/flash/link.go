@@ -42,6 +42,8 @@ type link struct {
 	switched time.Time
 	switches int
 
+	confirmed time.Time // since when the far end is known to have the keys
+
 	lossFrom   time.Time
 	lossSent   uint64
 	lossLost   uint64
@@ -240,6 +242,9 @@ func later(a, b time.Time) time.Time {
 // tick probes, and says when it wants to be called again.
 func (l *link) tick() {
 	now := l.c.now
+	if l.confirmed.IsZero() && l.session.Confirmed() {
+		l.confirmed = now
+	}
 	if now.Before(l.next) {
 		return
 	}

@@ -17,6 +17,7 @@ type peer struct {
 	players []*stream      // that play from it
 	subs    []*subscriber  // of what this end publishes
 	idle    time.Time      // since when there is no stream
+	used    bool           // there was a stream
 
 	again     *rtmfp.Session // opens only to be introduced again
 	againEnd  time.Time      // of that
@@ -91,6 +92,10 @@ func (c *core) connectedPeers(apart *peer) (n int) {
 func (p *peer) reach() error {
 	c := p.c
 	if p.link != nil || p.opening != nil {
+		return nil
+	}
+	if p.again != nil {
+		p.opening, p.again = p.again, nil // two openings would be duplicates of each other
 		return nil
 	}
 	if s := c.e.SessionByIdentity(p.id.EPD()); s != nil {
@@ -210,17 +215,31 @@ func (p *peer) closed(s *rtmfp.Session, reason rtmfp.Reason) {
 	p.release()
 }
 
-// retryTime is how long after Play a session that ends before the publisher has answered is no reason to give up: an initiator may have
-// changed its path while this end answered by the other.
-const retryTime = 45 * time.Second
+const (
+	// retryTime is how long after Play a session that ends before the publisher has answered is no reason to give up, as long as a
+	// session may take to open: an initiator may have changed its path while this end answered by the other.
+	retryTime = 95 * time.Second
+	// maxRetries bounds what a far end that ends every session at once can cost.
+	maxRetries = 4
+)
 
 // retry asks again in another session, if the one that ended never carried anything.
 func (s *stream) retry(reason rtmfp.Reason) bool {
 	p, c := s.peer, s.peer.c
-	if s.connected || c.state != stateUp || c.now.Sub(s.began) > retryTime ||
-		reason != rtmfp.ReasonUnconfirmed && reason != rtmfp.ReasonUnresponsive && reason != rtmfp.ReasonOverride {
+	if s.connected || c.state != stateUp || c.now.Sub(s.began) > retryTime || s.retries >= maxRetries {
 		return false
 	}
+	switch reason {
+	case rtmfp.ReasonUnconfirmed, rtmfp.ReasonUnresponsive, rtmfp.ReasonOverride:
+	case rtmfp.ReasonFar, rtmfp.ReasonFarAbort:
+		if s.asked.Done() {
+			return false // that is the answer
+		}
+		// The far end never knew what the session was for: it may have waited through the losses of the opening.
+	default:
+		return false
+	}
+	s.retries++
 	s.control = nil
 	if p.link != nil {
 		s.subscribe(c, p.link.session)
@@ -239,7 +258,7 @@ func (p *peer) release() {
 			delete(p.c.peers, p.id)
 		}
 	} else {
-		p.idle = time.Time{}
+		p.idle, p.used = time.Time{}, true
 	}
 	p.c.shutIfDone()
 }
@@ -272,6 +291,19 @@ func (p *peer) busy() bool {
 	})
 }
 
+// lingerEnd is when a session without streams ends, or the zero for not because of that. The far end that opened it cannot ask for a
+// stream before it has the last packet of the opening, which bad links repeat for long: until it is heard, the session ends as
+// unconfirmed or not at all, and then its request may be lost as long as anything else.
+func (p *peer) lingerEnd(l *link) time.Time {
+	switch {
+	case p.idle.IsZero() || l.confirmed.IsZero():
+		return time.Time{}
+	case !p.used:
+		return later(p.idle, l.confirmed).Add(retransmitLimit)
+	}
+	return later(p.idle, l.confirmed).Add(peerLinger)
+}
+
 func (p *peer) tick() {
 	p.prefer()
 	for _, l := range slices.Clone(p.links) {
@@ -283,8 +315,8 @@ func (p *peer) tick() {
 			sub.dismissed()
 		}
 	}
-	if !p.idle.IsZero() && p.c.now.Sub(p.idle) >= peerLinger {
-		for _, l := range slices.Clone(p.links) {
+	for _, l := range slices.Clone(p.links) {
+		if end := p.lingerEnd(l); !end.IsZero() && !p.c.now.Before(end) {
 			l.session.Close(p.c.now)
 		}
 	}
@@ -298,9 +330,9 @@ func (p *peer) nextTimer() (at time.Time) {
 	}
 	for _, l := range p.links {
 		earlier(l.next)
-	}
-	if len(p.links) > 0 && !p.idle.IsZero() {
-		earlier(p.idle.Add(peerLinger))
+		if end := p.lingerEnd(l); !end.IsZero() {
+			earlier(end)
+		}
 	}
 	if p.again != nil {
 		earlier(p.againEnd)

@@ -32,6 +32,8 @@ type stream struct {
 	peer      *peer
 	began     time.Time
 	control   *rtmfp.SendFlow
+	asked     *rtmfp.Message // the request in control
+	retries   int
 	connected bool // the publisher has answered
 	flows     []*mediaFlow
 	barriers  map[uint32]int // flow synchronization messages by their ID (§5.2)
@@ -85,7 +87,7 @@ func (s *stream) subscribe(c *core, session *rtmfp.Session) {
 	if err != nil {
 		panic("BUG: flash: play: " + err.Error())
 	}
-	if _, err := f.Write(c.now, b, rtmfp.WriteOptions{}); err != nil {
+	if s.asked, err = f.Write(c.now, b, rtmfp.WriteOptions{}); err != nil {
 		panic("BUG: flash: play: " + err.Error())
 	}
 }
