@@ -91,7 +91,7 @@ func TestBehavioursBeyondTheClassesAreRecognised(t *testing.T) {
 			}, nattest.STUNPortBlocked},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			for seed := range seeds(10) {
+			for _, seed := range seedsAnd(10) {
 				natlab.Run(t, seed, func(t *testing.T, n *natlab.Net) {
 					r := newLab(t, n, tc.box, near, &discovery, nil).probe(t, nil)
 					if !tc.right(r.Verdict) || !has(r, tc.found) {

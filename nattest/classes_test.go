@@ -14,7 +14,7 @@ func TestEachOfTheNineClassesIsRecognised(t *testing.T) {
 		m, f := natlab.EIM+natlab.Mapping(i/3), natlab.EIF+natlab.Filtering(i%3)
 		t.Run(fmt.Sprintf("%v_%v", m, f), func(t *testing.T) {
 			for _, order := range []natlab.PortOrder{natlab.Preserve, natlab.Random, natlab.Sequential} {
-				for seed := range seeds(3) {
+				for _, seed := range seedsAnd(3) {
 					natlab.Run(t, seed, func(t *testing.T, n *natlab.Net) {
 						l := newLab(t, n, nat(natlab.NATConfig{Mapping: m, Filtering: f, Ports: natlab.PortConfig{Order: order}}), near, &discovery, nil)
 						start := time.Now()

@@ -29,6 +29,17 @@ func seeds(few int) uint64 {
 	return uint64(few)
 }
 
+// seedsAnd is seeds and the one that NATLAB_SEED names: CI's is made of the commit, so that each explores another run.
+func seedsAnd(few int) (out []uint64) {
+	for seed := range seeds(few) {
+		out = append(out, seed)
+	}
+	if n, err := strconv.ParseUint(os.Getenv("NATLAB_SEED"), 10, 64); err == nil {
+		out = append(out, n)
+	}
+	return out
+}
+
 // discovery is the server of the laboratory: two addresses, two ports.
 var discovery = stun.Discovery{
 	Addrs: [2]netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2")},
