@@ -399,9 +399,13 @@ func TestAPublisherWaitsForAPeerWhoseSessionOpensSlowly(t *testing.T) {
 		l.deafen(bob)
 		time.Sleep(linkDelay * 3 / 2)
 		l.deafen(alice, netip.MustParseAddr("203.0.113.2"))
+		time.Sleep(linkDelay)
+		l.deafen(bob, netip.MustParseAddr("203.0.113.1"))
 		time.Sleep(2 * time.Second)
 		l.deafen(alice)
-		wait(t, "Play.Start", 10*time.Second, func() bool { return v.has(flash.NetStreamPlayStart) })
+		l.deafen(bob)
+		// Before the publisher would say a second time that it has closed.
+		wait(t, "Play.Start", 3*time.Second, func() bool { return v.has(flash.NetStreamPlayStart) })
 		for _, p := range []*player{alice, bob} {
 			if slices.Contains(p.codes(), flash.NetStreamConnectClosed) {
 				t.Errorf("%s: %v", p.host.Name(), p.codes())
