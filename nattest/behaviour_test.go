@@ -97,6 +97,11 @@ func TestBehavioursBeyondTheClassesAreRecognised(t *testing.T) {
 					if !tc.right(r.Verdict) || !has(r, tc.found) {
 						t.Errorf("%+v\n%v", r.Verdict, explain(r))
 					}
+					for _, p := range r.Observations.Probes {
+						if tc.found == nattest.STUNPortBlocked && p.Answered > 0 && p.To.Port() == discovery.Ports[0] {
+							t.Errorf("%s has an answer from the port that is blocked: %v", p.Name, explain(r))
+						}
+					}
 				})
 			}
 		})

@@ -745,7 +745,8 @@ func (s *session) rebase(now time.Time) {
 		p.Name, p.Role, p.To, p.From = "map-primary", RoleMapping, Primary, Primary
 		s.byName[p.Name], s.byName[first.Name] = p, first
 		for _, x := range s.probes {
-			if x.Role == RoleControl || x.Role == RoleFiltering { // asked the old one
+			places := x.Role == RoleMapping && x.To != Fixed && x != p      // which are others now
+			if x.Role == RoleControl || x.Role == RoleFiltering || places { // asked the old one
 				x.attempts, x.replies, x.answered, x.code, x.ignored, x.silent = nil, nil, 0, 0, 0, false
 			}
 		}
