@@ -21,7 +21,11 @@ interop: # as root, with coturn; scripts/interop-rtmfp has the RTMFP programs th
 
 bench: # as root, with coturn, on a quiet machine; writes docs/benchmarks.md
 	go build -o build/stile ./cmd/stile && go build -o build/stilebench ./cmd/stilebench
-	./build/stilebench compare --markdown docs/benchmarks.md
+	./build/stilebench compare --title "The socket engine" --server-cmd "socket={stile} --turn.engine socket --turn.offload off" --markdown docs/benchmarks.md
+	./build/stilebench compare --title "The kernel engine" --server-cmd "kernel={stile} --turn.engine kernel --turn.offload off" \
+		--relay-ports 1024-65535 --memory-allocations 50000 --markdown docs/benchmarks.md
+	./build/stilebench compare --title "The kernel engine with its offload" --server-cmd "offload={stile} --turn.engine kernel" \
+		--napi threaded --modes channel,indication --memory-allocations 0 --fixed-rate 0 --markdown docs/benchmarks.md
 	./build/stilebench stun --markdown docs/benchmarks.md
 
 lint:
